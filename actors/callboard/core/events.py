@@ -1,0 +1,203 @@
+"""The history: what has happened to an orchestration, in the past tense.
+
+Names and fields are Durable Task's (DTFx ``History/``), one to one. ``OrchestratorStarted`` and
+``OrchestratorCompleted`` frame each episode there; here an episode is one commit, so they are not
+stored: a commit's ``at`` is the timestamp of its ``OrchestratorStarted``.
+
+| event                               | meaning                                                       |
+|-------------------------------------|---------------------------------------------------------------|
+| ExecutionStarted                    | a new execution begins, with its input                        |
+| TaskScheduled                       | the code called an activity                                   |
+| TaskCompleted / TaskFailed          | its result or failure arrived                                 |
+| SubOrchestrationInstanceCreated     | the code started a child orchestration                        |
+| SubOrchestrationInstanceCompleted / Failed | the child ended                                        |
+| TimerCreated / TimerFired           | the code set a durable timer; it came due                     |
+| EventRaised                         | an external event arrived                                     |
+| EventSent                           | the code sent an event to another instance                    |
+| ExecutionSuspended / Resumed        | an operator paused the execution, let it go on                |
+| ExecutionTerminated                 | an operator ended it                                          |
+| ExecutionCompleted                  | it ended: Completed, Failed or Terminated                     |
+| ContinuedAsNew                      | it ended and goes on as a new execution with a new history    |
+| ExecutionParked                     | its code cannot run (changed, missing, stuck); inputs are kept |
+| TerminationSent                     | a terminated parent told a child to end too                   |
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from callboard.core.failure import FailureDetails
+
+#: An encoded value: JSON text.
+Payload: TypeAlias = str
+
+
+class ParentInstance(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The orchestration that started a child, and the task of it that waits for the child."""
+
+    name: str
+    instance_id: str
+    execution_id: str
+    task_scheduled_id: int
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="eventType", tag=True):
+    timestamp: datetime
+
+
+class SeenMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A message id that was consumed, remembered across ``continue_as_new`` until the retention window has passed."""
+
+    message_id: str
+    at: datetime
+
+
+class ExecutionStarted(_Event, frozen=True, kw_only=True):
+    name: str
+    execution_id: str
+    input: Payload | None = None
+    parent: ParentInstance | None = None
+    version: str | None = None
+    tags: dict[str, str] | None = None
+    scheduled_start_time: datetime | None = None
+    trace_parent: str | None = None
+    generation: int = 0
+
+
+class ExecutionCompleted(_Event, frozen=True, kw_only=True):
+    event_id: int = -1
+    orchestration_status: Literal["Completed", "Failed", "Terminated"]
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+    parent: ParentInstance | None = None
+    """Whom to tell; repeated here so that a terminal commit alone says what must be sent."""
+
+
+class ExecutionTerminated(_Event, frozen=True, kw_only=True):
+    message_id: str
+    input: Payload | None = None
+    """The reason."""
+    recurse: bool = True
+
+
+class ExecutionSuspended(_Event, frozen=True, kw_only=True):
+    message_id: str
+    reason: str | None = None
+
+
+class ExecutionResumed(_Event, frozen=True, kw_only=True):
+    message_id: str
+    reason: str | None = None
+
+
+class ExecutionParked(_Event, frozen=True, kw_only=True):
+    reason: str
+    """What a person must know to get it going again."""
+
+
+class TaskScheduled(_Event, frozen=True, kw_only=True):
+    event_id: int
+    name: str
+    input: Payload | None = None
+    queue: str = "default"
+    trace_parent: str | None = None
+
+
+class TaskCompleted(_Event, frozen=True, kw_only=True):
+    task_scheduled_id: int
+    result: Payload | None = None
+
+
+class TaskFailed(_Event, frozen=True, kw_only=True):
+    task_scheduled_id: int
+    failure: FailureDetails
+
+
+class SubOrchestrationInstanceCreated(_Event, frozen=True, kw_only=True):
+    event_id: int
+    name: str
+    instance_id: str
+    execution_id: str
+    """The child's execution id, derived from the parent's execution and this event's id: a retry can be told from a clash."""
+    input: Payload | None = None
+    version: str | None = None
+    tags: dict[str, str] | None = None
+
+
+class SubOrchestrationInstanceCompleted(_Event, frozen=True, kw_only=True):
+    task_scheduled_id: int
+    result: Payload | None = None
+
+
+class SubOrchestrationInstanceFailed(_Event, frozen=True, kw_only=True):
+    task_scheduled_id: int
+    failure: FailureDetails
+
+
+class TimerCreated(_Event, frozen=True, kw_only=True):
+    event_id: int
+    fire_at: datetime
+
+
+class TimerFired(_Event, frozen=True, kw_only=True):
+    timer_id: int
+    fire_at: datetime
+
+
+class EventSent(_Event, frozen=True, kw_only=True):
+    event_id: int
+    instance_id: str
+    name: str
+    input: Payload | None = None
+
+
+class EventRaised(_Event, frozen=True, kw_only=True):
+    message_id: str
+    name: str
+    input: Payload | None = None
+
+
+class ContinuedAsNew(_Event, frozen=True, kw_only=True):
+    event_id: int
+    next: ExecutionStarted
+    """How the new execution begins."""
+    carried: tuple[EventRaised, ...] = ()
+    """Events that nobody had waited for yet, in order of arrival."""
+    seen: tuple[SeenMessage, ...] = ()
+    """Message ids consumed within the retention window, so that a late duplicate is still known."""
+    suspended: bool = False
+
+
+class TerminationSent(_Event, frozen=True, kw_only=True):
+    instance_id: str
+    execution_id: str
+    name: str
+    reason: Payload | None = None
+
+
+#: What arrives from outside the orchestrator's code.
+InputEvent: TypeAlias = (
+    ExecutionStarted
+    | TaskCompleted
+    | TaskFailed
+    | SubOrchestrationInstanceCompleted
+    | SubOrchestrationInstanceFailed
+    | TimerFired
+    | EventRaised
+    | ExecutionSuspended
+    | ExecutionResumed
+    | ExecutionTerminated
+)
+
+#: What the orchestrator's code asked for; each carries the number of the action in ``event_id``.
+ActionEvent: TypeAlias = TaskScheduled | SubOrchestrationInstanceCreated | TimerCreated | EventSent
+
+HistoryEvent: TypeAlias = InputEvent | ActionEvent | ExecutionCompleted | ContinuedAsNew | ExecutionParked | TerminationSent
+
+#: Statuses that an instance never leaves.
+TERMINAL: frozenset[str] = frozenset({"Completed", "Failed", "Terminated"})
+
+RuntimeStatus: TypeAlias = Literal["Pending", "Running", "Suspended", "Completed", "Failed", "Terminated", "ContinuedAsNew"]

@@ -1,0 +1,177 @@
+"""What an instance is: its id, its record, and the commits that make up its history."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from datetime import datetime
+
+import msgspec
+
+from callboard.core.events import (
+    TERMINAL,
+    ContinuedAsNew,
+    ExecutionCompleted,
+    HistoryEvent,
+    ParentInstance,
+    Payload,
+    RuntimeStatus,
+)
+from callboard.core.failure import FailureDetails
+from callboard.errors import InvalidInstanceIdError
+
+#: Longest instance id, in characters (Durable Functions' limit).
+MAX_INSTANCE_ID = 256
+_FORBIDDEN = frozenset("/\\#?")
+
+
+def check_instance_id(instance_id: str) -> str:
+    """Returns the id unchanged when it is allowed.
+
+    Raises:
+        InvalidInstanceIdError: empty, over 256 characters, starting with ``@``, or holding one of ``/ \\ # ?``
+            or a control character.
+    """
+    if not instance_id:
+        raise InvalidInstanceIdError(instance_id, "it is empty")
+    if len(instance_id) > MAX_INSTANCE_ID:
+        raise InvalidInstanceIdError(instance_id, f"it has {len(instance_id)} characters, more than {MAX_INSTANCE_ID}")
+    if instance_id.startswith("@"):
+        raise InvalidInstanceIdError(instance_id, "it starts with '@', which is kept for entities")
+    for character in instance_id:
+        if character in _FORBIDDEN or ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000:
+            raise InvalidInstanceIdError(instance_id, f"it contains {character!r}")
+    return instance_id
+
+
+def partition_of(instance_id: str, partitions: int) -> int:
+    """The partition that owns an instance: CRC-32 of its UTF-8 bytes, modulo their number.
+
+    Any client in any language can compute it; Python's own ``hash`` differs from process to process.
+    """
+    return zlib.crc32(instance_id.encode()) % partitions
+
+
+def child_instance_id(execution_id: str, task_id: int) -> str:
+    """The id of a child that was given none: it does not grow with nesting, and differs in each execution."""
+    return f"{execution_id}:{task_id:04x}"
+
+
+def derived_execution_id(execution_id: str, task_id: int, purpose: str) -> str:
+    """An execution id that replay and retries derive again: 32 hex digits from the parent's execution and action number."""
+    return hashlib.sha256(f"{execution_id}/{task_id}/{purpose}".encode()).hexdigest()[:32]
+
+
+class Parked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Why an instance's code cannot run at present."""
+
+    reason: str
+    at: datetime
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """All that one turn decided. Its insert, unique on (instance, n), is the linearisation point of the turn.
+
+    Effects (messages to send, timers to set, the projection) are derived from it (`callboard.core.effects`), never
+    stored beside it; ``pending`` says that they are not all known to be done.
+    """
+
+    instance_id: str
+    n: int
+    """Number of the commit, from 0 without gaps for as long as the instance id is known; executions do not restart it."""
+    execution_id: str
+    first: int
+    """Number of the execution's first commit."""
+    partition: int
+    token: str
+    """Random: tells our own insert, repeated after a lost reply, from another owner's."""
+    at: datetime
+    """Time of the turn (``OrchestratorStarted``): the orchestration's clock."""
+    ran: bool = True
+    """Whether the code ran in this turn. If not (suspended, parked), its inputs are fed by the next commit that did."""
+    runtime_status: RuntimeStatus
+    custom_status: Payload | None = None
+    events: tuple[HistoryEvent, ...] = ()
+    timers_cancelled: tuple[int, ...] = ()
+    """Timers of this execution that need not fire any more (history has no event for it)."""
+    parked: Parked | None = None
+
+    @property
+    def terminal(self) -> bool:
+        return self.runtime_status in TERMINAL
+
+    @property
+    def continued(self) -> ContinuedAsNew | None:
+        """The event that ends this execution and begins the next, if this commit holds it."""
+        last = self.events[-1] if self.events else None
+        return last if isinstance(last, ContinuedAsNew) else None
+
+    @property
+    def completed(self) -> ExecutionCompleted | None:
+        """The event that ends the instance, if this commit holds it."""
+        for event in reversed(self.events):
+            if isinstance(event, ExecutionCompleted):
+                return event
+        return None
+
+
+class CommitKey(msgspec.Struct, frozen=True):
+    """Which commit: an instance and its number."""
+
+    instance_id: str
+    n: int
+
+
+class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The record of an instance: its start while Pending (authoritative), a projection of its commits afterwards."""
+
+    instance_id: str
+    partition: int
+    execution_id: str
+    name: str
+    runtime_status: RuntimeStatus = "Pending"
+    version: str | None = None
+    tags: dict[str, str] | None = None
+    input: Payload | None = None
+    output: Payload | None = None
+    failure: FailureDetails | None = None
+    custom_status: Payload | None = None
+    created_time: datetime
+    last_updated_time: datetime
+    completed_time: datetime | None = None
+    scheduled_start_time: datetime | None = None
+    parent: ParentInstance | None = None
+    trace_parent: str | None = None
+    generation: int = 0
+    head: int = -1
+    """Number of the last commit that this record reflects; kept when the instance id is used again."""
+    first: int = 0
+    """Number of the first commit of ``execution_id``."""
+    parked: Parked | None = None
+
+    @property
+    def terminal(self) -> bool:
+        return self.runtime_status in TERMINAL
+
+
+class Projection(msgspec.Struct, frozen=True, kw_only=True):
+    """What a commit changes in the record of its instance. Applied only while ``head < n``; never creates a record."""
+
+    instance_id: str
+    n: int
+    execution_id: str
+    """The execution that the record must be in for the change to apply."""
+    next_execution_id: str
+    """The execution after the commit: differs only for ``continue_as_new``."""
+    first: int
+    runtime_status: RuntimeStatus
+    custom_status: Payload | None
+    last_updated_time: datetime
+    parked: Parked | None = None
+    input: Payload | None = None
+    """The new execution's input; meaningful only where the execution changes."""
+    output: Payload | None = None
+    failure: FailureDetails | None = None
+    completed_time: datetime | None = None
+    generation: int = 0
+    """The new execution's generation; meaningful only where the execution changes."""

@@ -1,0 +1,169 @@
+"""What actors, activities and clients send each other. Every message carries the identity by which it is deduplicated."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeAlias
+
+import msgspec
+
+from callboard.core.events import Payload
+from callboard.core.failure import FailureDetails
+
+#: Version of the wire format, in each pack; a receiver refuses versions it does not know.
+WIRE_VERSION = 1
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="type", tag=True):
+    pass
+
+
+class _ToInstance(_Message, frozen=True, kw_only=True):
+    instance_id: str
+
+
+class StartExecution(_ToInstance, frozen=True, kw_only=True):
+    """Wakes an instance whose record is Pending. Identity: the execution id, which must be the record's."""
+
+    execution_id: str
+
+
+class TaskResult(_ToInstance, frozen=True, kw_only=True):
+    """An activity ended. Identity: (execution, task)."""
+
+    execution_id: str
+    task_scheduled_id: int
+    at: datetime
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+
+
+class ChildResult(_ToInstance, frozen=True, kw_only=True):
+    """A child orchestration ended. Identity: (execution, task)."""
+
+    execution_id: str
+    task_scheduled_id: int
+    at: datetime
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+
+
+class TimerDue(_ToInstance, frozen=True, kw_only=True):
+    """A durable timer came due. Identity: (execution, timer)."""
+
+    execution_id: str
+    timer_id: int
+    fire_at: datetime
+
+
+class ContinueExecution(_ToInstance, frozen=True, kw_only=True):
+    """Begins the execution that a ``ContinuedAsNew`` announced. Identity: the new execution id."""
+
+    execution_id: str
+
+
+class RaiseEvent(_ToInstance, frozen=True, kw_only=True):
+    """An external event. Identity: the message id. Names no execution, so it survives ``continue_as_new``."""
+
+    message_id: str
+    name: str
+    at: datetime
+    input: Payload | None = None
+
+
+class Terminate(_ToInstance, frozen=True, kw_only=True):
+    """Ends an instance. Identity: the message id.
+
+    One that a terminated parent sends names the child's execution and orchestration, because it can overtake the child's start:
+    an execution unknown so far is then recorded as Terminated.
+    """
+
+    message_id: str
+    at: datetime
+    reason: Payload | None = None
+    recurse: bool = True
+    execution_id: str | None = None
+    name: str | None = None
+
+
+class Suspend(_ToInstance, frozen=True, kw_only=True):
+    """Pauses an instance: inputs are kept, code does not advance. Identity: the message id."""
+
+    message_id: str
+    at: datetime
+    reason: str | None = None
+
+
+class Resume(_ToInstance, frozen=True, kw_only=True):
+    """Lets a suspended or parked instance go on. Identity: the message id."""
+
+    message_id: str
+    at: datetime
+    reason: str | None = None
+
+
+class Wake(_ToInstance, frozen=True, kw_only=True):
+    """Asks the owner to look at an instance again (a parked one after a deployment). Leaves no trace in history."""
+
+
+class Watch(_ToInstance, frozen=True, kw_only=True):
+    """Asks to be told when an instance ends. Kept in the owner's memory only: a client reads again now and then."""
+
+    reply_to: str
+    execution_id: str | None = None
+
+
+InstanceMessage: TypeAlias = (
+    StartExecution
+    | TaskResult
+    | ChildResult
+    | TimerDue
+    | ContinueExecution
+    | RaiseEvent
+    | Terminate
+    | Suspend
+    | Resume
+    | Wake
+    | Watch
+)
+
+
+class ActivityCall(_Message, frozen=True, kw_only=True):
+    """Asks for one run of an activity. Identity: (execution, task)."""
+
+    instance_id: str
+    execution_id: str
+    task_scheduled_id: int
+    name: str
+    queue: str = "default"
+    input: Payload | None = None
+    trace_parent: str | None = None
+    resent: bool = False
+    """Sent again by a sweep: look for a claim before running it."""
+
+
+class InstanceEnded(_Message, frozen=True, kw_only=True):
+    """Tells a watcher that an instance is terminal; the record has been written before."""
+
+    instance_id: str
+    execution_id: str
+
+
+class WorkersChanged(_Message, frozen=True, kw_only=True):
+    """Tells the other workers that one has come or is going, so that they balance partitions at once."""
+
+    worker_id: str
+
+
+class Ping(_Message, frozen=True, kw_only=True):
+    """Says nothing: that it could be routed is the answer."""
+
+
+Message: TypeAlias = InstanceMessage | ActivityCall | InstanceEnded | WorkersChanged | Ping
+
+
+class Pack(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Many messages for one destination, in one broker message."""
+
+    v: int = WIRE_VERSION
+    messages: tuple[Message, ...]

@@ -1,0 +1,199 @@
+"""Everything that Callboard raises on purpose.
+
+CallboardError
+├── ConfigurationError              what was configured cannot work
+│   ├── HubMismatchError            the hub exists with another number of partitions
+│   └── RegistrationError           a function cannot be registered as it is
+├── UnavailableError                a server cannot be reached, or refuses us; retried inside a worker
+│   ├── BrokerUnavailableError
+│   └── StoreUnavailableError
+├── UnroutableError                 nobody listens at that destination
+├── InvalidInstanceIdError          an id that is not allowed            (also ValueError)
+├── InvalidPayloadError             a value that cannot be encoded or decoded (also ValueError)
+│   └── PayloadTooLargeError
+├── MalformedMessageError           bytes from the broker that are no message of ours
+├── OrchestrationNotRegisteredError no orchestration of that name
+├── ActivityNotRegisteredError      no activity of that name
+├── InstanceNotFoundError
+├── InstanceAlreadyExistsError      the id is in use by an instance that is not finished
+├── InstanceNotRunningError         the operation needs an instance that is not finished
+├── InstanceNotFinishedError        the operation needs an instance that is finished
+├── NonDeterminismError             code and history disagree
+├── OrchestrationStuckError         the code kept a turn running too long
+└── TaskFailedError                 raised in orchestrations: an activity failed
+    └── SubOrchestrationFailedError … a child failed
+
+OrchestrationFailedError (a CallboardError) is raised by the client's ``result`` for an instance that did not complete.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from callboard.core.failure import FailureDetails
+
+
+class CallboardError(Exception):
+    """Base of all errors that Callboard raises on purpose. Its message says what happened and what to do."""
+
+
+class ConfigurationError(CallboardError):
+    """What was configured cannot work."""
+
+
+class HubMismatchError(ConfigurationError):
+    """The task hub exists and was made with other settings."""
+
+    def __init__(self, hub: str, *, existing: int, requested: int) -> None:
+        super().__init__(
+            f"Task hub {hub!r} was created with {existing} partitions, but {requested} were asked for. The number is fixed for "
+            f"a hub's life: use partitions={existing} (or leave it out), or start a hub under another name."
+        )
+        self.hub, self.existing, self.requested = hub, existing, requested
+
+
+class RegistrationError(ConfigurationError):
+    """A function cannot be registered as it is."""
+
+
+class UnavailableError(CallboardError):
+    """A server cannot be reached, or refuses us."""
+
+
+class BrokerUnavailableError(UnavailableError):
+    """The broker cannot be reached, refuses us, or has closed the connection. What was being published may have arrived."""
+
+
+class StoreUnavailableError(UnavailableError):
+    """The store cannot be reached, or refuses us. What was being written may have been written."""
+
+
+class UnroutableError(CallboardError):
+    """Nobody listens at the destination, so the broker returned the message."""
+
+    def __init__(self, destination: object) -> None:
+        super().__init__(f"No queue is bound for {destination}.")
+        self.destination = destination
+
+
+class InvalidInstanceIdError(CallboardError, ValueError):
+    """An instance id that is not allowed."""
+
+    def __init__(self, instance_id: str, reason: str) -> None:
+        super().__init__(
+            f"Instance id {instance_id[:64]!r} is not allowed: {reason}. Use 1 to 256 characters, none of them / \\ # ? or a "
+            f"control character, and no '@' at the start."
+        )
+        self.instance_id = instance_id
+
+
+class InvalidPayloadError(CallboardError, ValueError):
+    """A value that cannot be encoded, or does not fit the declared type."""
+
+
+class PayloadTooLargeError(InvalidPayloadError):
+    """A value whose encoded form is over the limit."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"{what} is {size:,} bytes when encoded, more than the limit of {limit:,}. Keep large data elsewhere (object "
+            f"storage, a collection) and pass a reference to it."
+        )
+        self.size, self.limit = size, limit
+
+
+class MalformedMessageError(CallboardError):
+    """Bytes from the broker that are no message of ours."""
+
+
+class OrchestrationNotRegisteredError(CallboardError):
+    """No orchestration of that name is registered."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"No orchestration is registered as {name!r}. {_known('Orchestrations', known)}")
+        self.name = name
+
+
+class ActivityNotRegisteredError(CallboardError):
+    """No activity of that name is registered."""
+
+    non_retriable = True
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"No activity is registered as {name!r}. {_known('Activities', known)}")
+        self.name = name
+
+
+def _known(what: str, names: list[str]) -> str:
+    if not names:
+        return f"{what}: none are registered; decorate a function and import its module where the App is made."
+    listed = ", ".join(sorted(names)[:10]) + (", …" if len(names) > 10 else "")
+    return f"{what} that are: {listed}."
+
+
+class InstanceNotFoundError(CallboardError):
+    """No instance has that id."""
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__(f"No instance {instance_id!r} exists in this task hub.")
+        self.instance_id = instance_id
+
+
+class InstanceAlreadyExistsError(CallboardError):
+    """The id is in use by an instance that is not finished."""
+
+    def __init__(self, instance_id: str, status: str) -> None:
+        super().__init__(
+            f"Instance {instance_id!r} already exists and is {status}. Use another id, or wait until it has ended, or terminate it."
+        )
+        self.instance_id, self.status = instance_id, status
+
+
+class InstanceNotRunningError(CallboardError):
+    """The operation needs an instance that is not finished."""
+
+    def __init__(self, instance_id: str, status: str) -> None:
+        super().__init__(f"Instance {instance_id!r} is {status}: it is finished and takes no more messages.")
+        self.instance_id, self.status = instance_id, status
+
+
+class InstanceNotFinishedError(CallboardError):
+    """The operation needs an instance that is finished, with all its effects done."""
+
+    def __init__(self, instance_id: str, status: str) -> None:
+        super().__init__(f"Instance {instance_id!r} is {status}: wait until it has ended, or terminate it first.")
+        self.instance_id, self.status = instance_id, status
+
+
+class NonDeterminismError(CallboardError):
+    """The code asks for something else than the history says it did."""
+
+
+class OrchestrationStuckError(CallboardError):
+    """The orchestrator's code kept a turn running too long without awaiting anything durable."""
+
+
+class TaskFailedError(CallboardError):
+    """An activity failed; raised where its task is awaited."""
+
+    def __init__(self, name: str, task_id: int, failure: FailureDetails) -> None:
+        super().__init__(f"{self._what} {name!r} (task {task_id}) failed: {failure.error_type}: {failure.error_message}")
+        self.name, self.task_id, self.failure = name, task_id, failure
+
+    _what = "Activity"
+
+
+class SubOrchestrationFailedError(TaskFailedError):
+    """A child orchestration failed or was terminated; raised where its task is awaited."""
+
+    _what = "Sub-orchestration"
+
+
+class OrchestrationFailedError(CallboardError):
+    """An instance whose result was asked for ended as Failed or Terminated."""
+
+    def __init__(self, instance_id: str, status: str, failure: FailureDetails | None, output: object) -> None:
+        detail = f"{failure.error_type}: {failure.error_message}" if failure else str(output)
+        super().__init__(f"Instance {instance_id!r} ended as {status}: {detail}")
+        self.instance_id, self.status, self.failure = instance_id, status, failure

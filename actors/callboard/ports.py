@@ -1,0 +1,513 @@
+"""What the runtime asks of a broker, a store and the machine. The docstrings are the contract.
+
+Every adapter passes the suites in ``callboard.testing``. All durations are seconds; all times are aware UTC. Everything that holds
+a connection is opened by ``open`` and ended by ``aclose``, which may be called more than once.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from callboard.core.instances import Commit, CommitKey, InstanceRecord, Projection
+from callboard.core.messages import ActivityCall
+
+T = TypeVar("T")
+
+
+# --- Broker -----------------------------------------------------------------------------------------------------------
+
+
+class DestinationKind(enum.Enum):
+    """What sort of queue a message is for."""
+
+    PARTITION = "partition"
+    """The mailbox of one partition of the hub: durable, made by ``open``."""
+    ACTIVITIES = "activities"
+    """The calls of one activity queue: durable, competing consumers, made when first consumed or published to."""
+    INBOX = "inbox"
+    """The private queue of one client or worker: exists while its consumer does, and takes nothing with it."""
+    DEAD_LETTERS = "dead"
+    """Where the broker puts activity calls that it gave up to deliver: durable, made by ``open``."""
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """Where a message goes, within a hub."""
+
+    kind: DestinationKind
+    name: str = ""
+
+    @classmethod
+    def partition(cls, number: int) -> Destination:
+        return cls(DestinationKind.PARTITION, str(number))
+
+    @classmethod
+    def activities(cls, queue: str) -> Destination:
+        return cls(DestinationKind.ACTIVITIES, queue)
+
+    @classmethod
+    def inbox(cls, owner: str) -> Destination:
+        return cls(DestinationKind.INBOX, owner)
+
+    @classmethod
+    def dead_letters(cls) -> Destination:
+        return cls(DestinationKind.DEAD_LETTERS)
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} {self.name}".strip()
+
+
+class Delivery(Protocol):
+    """One broker message in the consumer's hands.
+
+    It stays with the broker until ``ack``; if the subscription or the connection ends first, it is delivered again, perhaps
+    elsewhere, perhaps in another order.
+    """
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def redelivered(self) -> bool:
+        """True if it may have been delivered before. May be False for a message seen before: a hint, never a proof."""
+        ...
+
+    def ack(self) -> None:
+        """Lets the broker forget the message.
+
+        Never blocks and never raises: an ack on a connection that is gone is dropped, and the message comes again. Calling it twice
+        does nothing.
+        """
+        ...
+
+    def reject(self) -> None:
+        """Gives the message back for another delivery (``nack`` with requeue). Like ``ack``, never blocks or raises."""
+        ...
+
+
+class Subscription(Protocol):
+    """A running consumer."""
+
+    async def aclose(self) -> None:
+        """Stops deliveries and returns what is not acked to the queue, before it returns. May be called more than once."""
+        ...
+
+
+class Broker(Protocol):
+    """Carries messages, at least once.
+
+    Guarantees: a message whose ``publish`` returned is kept (through a broker restart, for durable destinations) until it is acked. It is
+    delivered at least once while somebody consumes. Non-guarantees: order; that a message is delivered only once; that a ``publish``
+    that raised has not arrived. Connections that break are made again for ever, with jittered back-off; consumers come back by
+    themselves, deliveries of the lost connection come again.
+    """
+
+    async def open(self, hub: str, partitions: int) -> None:
+        """Connects and makes the hub's queues, if they are not there yet.
+
+        Waits up to the adapter's connect timeout (10 s by default).
+
+        Raises:
+            BrokerUnavailableError: the server cannot be reached or refuses the credentials; says which, and what to check.
+            ConfigurationError: a queue exists with other properties.
+        """
+        ...
+
+    async def publish(self, destination: Destination, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Sends one message and returns once the broker has confirmed that it is kept.
+
+        Many may be under way at once. Waits while the connection is being made again, up to the adapter's publish timeout (30 s).
+
+        Raises:
+            UnroutableError: no such inbox (its owner is gone). Never raised for partitions and activity queues of an open hub.
+            BrokerUnavailableError: not confirmed in time; it may still arrive. Send it again: receivers deduplicate.
+            PayloadTooLargeError: over the adapter's message limit; nothing was sent.
+        """
+        ...
+
+    async def consume(
+        self, destination: Destination, on_delivery: Callable[[Delivery], None], *, prefetch: int = 100
+    ) -> Subscription:
+        """Starts a consumer.
+
+        ``on_delivery`` is called in the event loop and must only enqueue; it must not block or raise. At most ``prefetch`` messages are
+        unacked at a time. An inbox can be published to as soon as this returns, until the subscription is closed; after a
+        reconnect it exists again, what was in it is gone.
+        """
+        ...
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Calls back each time consumers have been re-established after a lost connection (messages to inboxes may be lost)."""
+        ...
+
+    async def depth(self, destination: Destination) -> int:
+        """How many messages wait there undelivered. For people and tests; a moment old."""
+        ...
+
+    async def aclose(self) -> None:
+        """Ends all consumers and connections. Unacked deliveries return to their queues."""
+        ...
+
+
+# --- Store ------------------------------------------------------------------------------------------------------------
+
+
+class AppendOutcome(enum.Enum):
+    """What became of one commit."""
+
+    COMMITTED = "committed"
+    LOST = "lost"
+    """Another commit has that (instance, n): somebody else acts for this instance."""
+
+
+class CreateOutcome(msgspec.Struct, frozen=True):
+    """What became of one new instance."""
+
+    created: bool
+    """The record with this execution id is there (also if an earlier attempt of ours put it there)."""
+    existing: InstanceRecord | None = None
+    """The record that is in the way, if it was not created."""
+
+
+class LoadedInstance(msgspec.Struct, frozen=True):
+    """An instance as it is in the store."""
+
+    record: InstanceRecord
+    commits: tuple[Commit, ...]
+    """The current execution's commits in order of ``n``, complete. Empty for a record that no commit followed yet."""
+
+
+class TimerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A pending durable timer."""
+
+    instance_id: str
+    execution_id: str
+    timer_id: int
+    partition: int
+    fire_at: datetime
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A long activity that runs without holding a broker message."""
+
+    call: ActivityCall
+    partition: int
+    worker_id: str
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A live worker, as the others see it."""
+
+    worker_id: str
+    host: str
+    pid: int
+    started: datetime
+    orchestrations: bool
+    """Whether it owns partitions."""
+    queues: tuple[str, ...]
+    """The activity queues that it serves."""
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """Who acts for a partition."""
+
+    partition: int
+    owner: str | None
+    epoch: int
+    """Grows with every change of owner."""
+    expired: bool
+    """By the store's clock."""
+
+
+class HubView(msgspec.Struct, frozen=True, kw_only=True):
+    """The hub at one moment, by the store's clock."""
+
+    now: datetime
+    workers: tuple[WorkerInfo, ...]
+    """Those whose heartbeat is not older than the time to live."""
+    leases: tuple[Lease, ...]
+    """One for every partition, in order."""
+
+
+class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that could not be understood, kept for a person."""
+
+    id: str
+    at: datetime
+    source: str
+    """The destination it was read from."""
+    reason: str
+    body: bytes
+    headers: dict[str, str]
+
+
+class InstanceFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which instances; an empty filter means all."""
+
+    statuses: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    id_prefix: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+class InstancePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some instances, and where the next page begins."""
+
+    records: tuple[InstanceRecord, ...]
+    continuation: str | None
+    """Opaque; None on the last page."""
+
+
+class Store(Protocol):
+    """Keeps histories, records, timers, leases and payloads.
+
+    Guarantees: what a method returned as done survives a crash of the store (majority and journal where there is a choice). Reads see every
+    write that was acknowledged before they began, unless said otherwise. Every method may be repeated after
+    ``StoreUnavailableError``, which leaves open whether the write happened; the methods are made so that repeating is safe.
+    """
+
+    async def open(self, hub: str, partitions: int | None) -> int:
+        """Connects, makes what is missing (indexes, the hub's document, lease rows) and returns the hub's number of partitions.
+
+        ``partitions`` is what a new hub gets (None: 32); an existing hub keeps its own.
+
+        Raises:
+            HubMismatchError: the hub exists with another number than the one asked for.
+            StoreUnavailableError: the server cannot be reached or refuses the credentials; says which, and what to check.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+    # Instances and histories
+
+    async def create(self, records: Sequence[InstanceRecord]) -> list[CreateOutcome]:
+        """Makes Pending (or, for a child ended before its start, Terminated) records; the unique id decides every race.
+
+        A record that is terminal under another execution id is replaced in one conditional update, which keeps its ``head`` and sets
+        ``first`` to ``head + 1``; the given record's own ``head`` and ``first`` are ignored then. Outcomes are in the order given.
+        """
+        ...
+
+    async def records(self, instance_ids: Sequence[str]) -> dict[str, InstanceRecord]:
+        """Reads records; unknown ids are left out."""
+        ...
+
+    async def load(self, instance_ids: Sequence[str]) -> dict[str, LoadedInstance]:
+        """Reads records with the commits of their current execution; unknown ids are left out.
+
+        The record may lag behind the commits. Commits are followed across ``ContinuedAsNew``: if the last commit is one, ``commits`` is empty
+        but for it; else they are those from the last execution's first one on.
+        """
+        ...
+
+    async def confirm(self, instance_id: str, n: int) -> bool:
+        """Linearizable: True if no commit of this instance has a number above ``n`` at some moment after the call began.
+
+        With ``n = -1`` and no record: True if the instance has neither record nor commits. The one read that may be the reason to drop a message.
+        """
+        ...
+
+    async def append(self, commits: Sequence[Commit]) -> list[AppendOutcome]:
+        """Inserts commits in one round trip, each unique on (instance, n) and atomic by itself; outcomes are in the order given.
+
+        A duplicate with the same token is our own: COMMITTED. Stored commits are *unsent* until ``mark_sent``.
+        """
+        ...
+
+    async def project(self, projections: Sequence[Projection]) -> None:
+        """Brings records up to date, each only if its ``head`` is below ``n`` and its execution is the one named (or the next one)."""
+        ...
+
+    async def mark_sent(self, keys: Sequence[CommitKey]) -> None:
+        """Records that all effects of these commits are done. Losing it only repeats them."""
+        ...
+
+    async def unsent(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[Commit]:
+        """The oldest commits up to ``before`` whose effects are not known to be done."""
+        ...
+
+    async def pending_starts(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[InstanceRecord]:
+        """Pending records created up to ``before`` whose scheduled start (if any) has come, oldest first."""
+        ...
+
+    async def parked(self, partitions: Sequence[int], limit: int) -> list[str]:
+        """Ids of instances that are parked."""
+        ...
+
+    async def history(self, instance_id: str) -> list[Commit]:
+        """All kept commits of an instance, in order of ``n``, over all executions that are still there."""
+        ...
+
+    async def query(self, which: InstanceFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
+        """Records in order of creation, newest first.
+
+        Raises:
+            ValueError: the continuation is not one of this store's.
+        """
+        ...
+
+    async def trim(self, instance_id: str, *, below: int) -> int:
+        """Deletes sent commits with ``n < below`` (of executions that were continued as new) and their payloads; returns how many."""
+        ...
+
+    async def purge(self, instance_id: str, *, tombstone_seconds: float = 7 * 86_400) -> bool:
+        """Deletes a terminal instance whose commits are all sent: record, history, timers, claims and payloads; True if it did.
+
+        Leaves a tombstone (head and execution) for as long as late messages may arrive; ``create`` under the same id goes on
+        counting from its head, and drops of late messages stay right. An interrupted purge is finished by the next one.
+        """
+        ...
+
+    # Payloads
+
+    async def put_payload(self, instance_id: str, body: bytes) -> str:
+        """Stores a large body and returns its key, which contains the instance id and the content's hash. Any size up to 1 GiB."""
+        ...
+
+    async def get_payload(self, key: str) -> bytes:
+        """Reads it back.
+
+        Raises:
+            KeyError: there is none of that key.
+        """
+        ...
+
+    # Timers
+
+    async def put_timers(self, timers: Sequence[TimerRow]) -> None:
+        """Keeps timers; putting one twice is once."""
+        ...
+
+    async def delete_timers(self, timers: Sequence[TimerRow]) -> None:
+        """Deletes timers; those not there are ignored. Only the identity (instance, execution, timer) counts."""
+        ...
+
+    async def delete_execution_timers(self, executions: Sequence[tuple[str, str]]) -> None:
+        """Deletes all timers of (instance, execution) pairs."""
+        ...
+
+    async def due_timers(self, partitions: Sequence[int], *, until: datetime, limit: int) -> list[TimerRow]:
+        """Timers due up to ``until``, earliest first."""
+        ...
+
+    # Claims on long activities
+
+    async def claim(self, claim: Claim, *, ttl: float) -> bool:
+        """Takes (execution, task) for a worker: True if it is ours now (also again), False while another's claim is live."""
+        ...
+
+    async def renew_claims(self, worker_id: str, *, ttl: float) -> None:
+        """Extends all claims of a worker."""
+        ...
+
+    async def release_claim(self, call: ActivityCall) -> None: ...
+
+    async def claimed(self, call: ActivityCall) -> bool:
+        """Whether a live claim exists."""
+        ...
+
+    async def expired_claims(self, partitions: Sequence[int], limit: int) -> list[Claim]:
+        """Claims whose worker has stopped renewing them."""
+        ...
+
+    # Workers and leases
+
+    async def heartbeat(self, worker: WorkerInfo, *, ttl: float) -> HubView:
+        """Says that a worker lives, extends the leases that it holds, and returns the hub."""
+        ...
+
+    async def view(self, *, ttl: float) -> HubView:
+        """The hub, for one who is no worker."""
+        ...
+
+    async def acquire(self, partition: int, worker_id: str, *, epoch: int, ttl: float, steal: bool = False) -> Lease | None:
+        """Takes a partition whose lease is still at ``epoch`` and free or expired (``steal``: or held); None if it is not so any more."""
+        ...
+
+    async def release(self, partition: int, worker_id: str) -> None:
+        """Frees a partition if this worker holds it."""
+        ...
+
+    async def leave(self, worker_id: str) -> None:
+        """Forgets a worker and frees what it holds."""
+        ...
+
+    # Quarantine
+
+    async def quarantine(self, message: Quarantined) -> None: ...
+
+    async def quarantined(self, limit: int) -> list[Quarantined]:
+        """Newest first."""
+        ...
+
+
+# --- Machine ----------------------------------------------------------------------------------------------------------
+
+
+class BackgroundTask(Protocol):
+    """A task that was spawned."""
+
+    def cancel(self) -> None: ...
+
+    def done(self) -> bool: ...
+
+    async def wait(self) -> None:
+        """Returns once it has ended. Raises what it raised, except its cancellation."""
+        ...
+
+
+class Host(Protocol):
+    """Clock, randomness, threads and tasks. The runtime has them from nowhere else, so that a simulator can stand in."""
+
+    def now(self) -> datetime: ...
+
+    def monotonic(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    def token(self) -> str:
+        """32 random hex digits."""
+        ...
+
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> BackgroundTask: ...
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Runs a blocking function in a pool of threads."""
+        ...
+
+    def worker_thread(self, name: str) -> WorkerThread:
+        """A thread that runs one function at a time, in order."""
+        ...
+
+
+class WorkerThread(Protocol):
+    """One thread with a queue of work."""
+
+    def run(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Queues a function; the awaitable is of the event loop that asked."""
+        ...
+
+    def interrupt(self, error: type[BaseException]) -> None:
+        """Raises an exception in the thread at its next byte code, if it is running a function."""
+        ...
+
+    def stack(self) -> str:
+        """Where the thread is, as a stack trace; empty when it is idle."""
+        ...
+
+    def abandon(self) -> None:
+        """Gives the thread up: it takes no more work, and what it runs now ends unheard."""
+        ...
