@@ -38,7 +38,6 @@ Payload: TypeAlias = str
 class ParentInstance(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """The orchestration that started a child, and the task of it that waits for the child."""
 
-    name: str
     instance_id: str
     execution_id: str
     task_scheduled_id: int

@@ -1,0 +1,1 @@
+"""Durable orchestrations in plain Python, on RabbitMQ and MongoDB."""

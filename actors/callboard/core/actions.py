@@ -1,0 +1,139 @@
+"""What an orchestrator's code decided, in the imperative. Each action becomes one history event when it is committed.
+
+They correspond one to one with Durable Task's actions, so that whatever executes a turn (a coroutine here, another language
+elsewhere) yields the same history.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeAlias
+
+import msgspec
+
+from callboard.core.events import (
+    ActionEvent,
+    EventSent,
+    Payload,
+    SubOrchestrationInstanceCreated,
+    TaskScheduled,
+    TimerCreated,
+)
+from callboard.core.failure import FailureDetails
+
+
+class _Action(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+
+
+class ScheduleTask(_Action, frozen=True, kw_only=True):
+    name: str
+    input: Payload | None
+    queue: str
+
+    def to_event(self, at: datetime) -> TaskScheduled:
+        return TaskScheduled(timestamp=at, event_id=self.id, name=self.name, input=self.input, queue=self.queue)
+
+    def matches(self, event: ActionEvent) -> bool:
+        return isinstance(event, TaskScheduled) and event.name == self.name
+
+    def __str__(self) -> str:
+        return f"activity {self.name!r}"
+
+
+class StartSubOrchestration(_Action, frozen=True, kw_only=True):
+    name: str
+    instance_id: str
+    execution_id: str
+    input: Payload | None
+    version: str | None = None
+    tags: dict[str, str] | None = None
+
+    def to_event(self, at: datetime) -> SubOrchestrationInstanceCreated:
+        return SubOrchestrationInstanceCreated(
+            timestamp=at,
+            event_id=self.id,
+            name=self.name,
+            instance_id=self.instance_id,
+            execution_id=self.execution_id,
+            input=self.input,
+            version=self.version,
+            tags=self.tags,
+        )
+
+    def matches(self, event: ActionEvent) -> bool:
+        return (
+            isinstance(event, SubOrchestrationInstanceCreated)
+            and event.name == self.name
+            and event.instance_id == self.instance_id
+        )
+
+    def __str__(self) -> str:
+        return f"sub-orchestration {self.name!r} as {self.instance_id!r}"
+
+
+class CreateTimer(_Action, frozen=True, kw_only=True):
+    fire_at: datetime
+
+    def to_event(self, at: datetime) -> TimerCreated:
+        return TimerCreated(timestamp=at, event_id=self.id, fire_at=self.fire_at)
+
+    def matches(self, event: ActionEvent) -> bool:
+        return isinstance(event, TimerCreated)
+
+    def __str__(self) -> str:
+        return "a timer"
+
+
+class SendEvent(_Action, frozen=True, kw_only=True):
+    instance_id: str
+    name: str
+    input: Payload | None
+
+    def to_event(self, at: datetime) -> EventSent:
+        return EventSent(
+            timestamp=at, event_id=self.id, instance_id=self.instance_id, name=self.name, input=self.input
+        )
+
+    def matches(self, event: ActionEvent) -> bool:
+        return isinstance(event, EventSent) and event.name == self.name and event.instance_id == self.instance_id
+
+    def __str__(self) -> str:
+        return f"event {self.name!r} to {self.instance_id!r}"
+
+
+Action: TypeAlias = ScheduleTask | StartSubOrchestration | CreateTimer | SendEvent
+
+
+class Completed(msgspec.Struct, frozen=True, kw_only=True):
+    """The function returned."""
+
+    result: Payload | None
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """The function raised."""
+
+    failure: FailureDetails
+
+
+class Continued(msgspec.Struct, frozen=True, kw_only=True):
+    """The function returned after ``continue_as_new``."""
+
+    input: Payload | None
+
+
+Outcome: TypeAlias = Completed | Failed | Continued
+
+
+def describe_event(event: ActionEvent) -> str:
+    """How a person reads an action that history holds."""
+    match event:
+        case TaskScheduled():
+            return f"activity {event.name!r}"
+        case SubOrchestrationInstanceCreated():
+            return f"sub-orchestration {event.name!r} as {event.instance_id!r}"
+        case TimerCreated():
+            return "a timer"
+        case EventSent():
+            return f"event {event.name!r} to {event.instance_id!r}"

@@ -1,0 +1,267 @@
+"""What an orchestrator's code may ask for."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any, Protocol, TypeVar, overload
+
+from callboard.core.loop import DeterministicFuture, DeterministicLoop
+
+T = TypeVar("T")
+
+
+class DurableTask(DeterministicFuture[T]):
+    """Something an orchestration waits for: an activity, a child, a timer, an external event. Await it, or yield it in a generator.
+
+    It was scheduled when it was made. Cancelling it stops the waiting: a timer is taken back, an event waiter is removed from
+    the line; an activity or a child that has been started goes on, and its result is ignored.
+    """
+
+    __slots__ = ("_when_cancelled", "task_id")
+
+    def __init__(
+        self, *, loop: DeterministicLoop, task_id: int = -1, when_cancelled: Callable[[DurableTask[Any]], None] | None = None
+    ) -> None:
+        super().__init__(loop=loop)
+        self.task_id = task_id
+        self._when_cancelled = when_cancelled
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        if self._when_cancelled is not None:
+            self._when_cancelled(self)
+        return True
+
+
+class ContextHost(Protocol):
+    """The execution behind a context."""
+
+    instance_id: str
+    execution_id: str
+    name: str
+    version: str | None
+    parent_instance_id: str | None
+    now: datetime
+    replaying: bool
+
+    def schedule_activity(self, activity: object, value: object, queue: str | None) -> DurableTask[Any]: ...
+
+    def start_child(
+        self,
+        orchestration: object,
+        value: object,
+        instance_id: str | None,
+        version: str | None,
+        tags: dict[str, str] | None,
+    ) -> DurableTask[Any]: ...
+
+    def create_timer(self, fire_at: datetime) -> DurableTask[None]: ...
+
+    def wait_for_event(self, name: str, expected: Any) -> DurableTask[Any]: ...
+
+    def send_event(self, instance_id: str, name: str, value: object) -> None: ...
+
+    def continue_as_new(self, value: object) -> None: ...
+
+    def set_custom_status(self, value: object) -> None: ...
+
+    def next_uuid(self) -> uuid.UUID: ...
+
+    def random(self) -> Random: ...
+
+
+class OrchestrationContext:
+    """Handed to every orchestrator function as its first argument; the only durable door to the world outside.
+
+    Everything else in the function must be deterministic: the same history must make it ask for the same things again.
+    ``asyncio`` itself is durable here: ``asyncio.sleep`` is a durable timer, ``gather`` and ``TaskGroup`` replay in order.
+    """
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: ContextHost) -> None:
+        self._host = host
+
+    @property
+    def instance_id(self) -> str:
+        return self._host.instance_id
+
+    @property
+    def execution_id(self) -> str:
+        """Changes with every ``continue_as_new``."""
+        return self._host.execution_id
+
+    @property
+    def name(self) -> str:
+        """The name the orchestration was started by."""
+        return self._host.name
+
+    @property
+    def version(self) -> str | None:
+        return self._host.version
+
+    @property
+    def parent_instance_id(self) -> str | None:
+        """The instance that started this one as its child; None at the root."""
+        return self._host.parent_instance_id
+
+    @property
+    def current_utc_datetime(self) -> datetime:
+        """The orchestration's clock: the time of the turn, the same again on replay. Use it for ``datetime.now``."""
+        return self._host.now
+
+    @property
+    def is_replaying(self) -> bool:
+        """True while the past is being repeated. For logging; a decision that depends on it breaks replay."""
+        return self._host.replaying
+
+    @overload
+    def call_activity(
+        self, activity: Callable[..., Coroutine[Any, Any, T]], input: object = None, *, queue: str | None = None
+    ) -> DurableTask[T]: ...
+
+    @overload
+    def call_activity(
+        self, activity: Callable[..., T], input: object = None, *, queue: str | None = None
+    ) -> DurableTask[T]: ...
+
+    @overload
+    def call_activity(self, activity: str, input: object = None, *, queue: str | None = None) -> DurableTask[Any]: ...
+
+    def call_activity(self, activity: object, input: object = None, *, queue: str | None = None) -> DurableTask[Any]:
+        """Schedules an activity, at once, and returns its task.
+
+        Args:
+            activity: The function (its result is typed then), or the name it is registered under, here or in another worker.
+            input: One value for its one parameter, or a mapping by name if it has several.
+            queue: The activity queue, where it is not the one it is registered with.
+
+        Raises (where the task is awaited):
+            TaskFailedError: the activity raised; ``error.failure`` has the details.
+        """
+        return self._host.schedule_activity(activity, input, queue)
+
+    @overload
+    def call_sub_orchestration(
+        self,
+        orchestration: Callable[..., Coroutine[Any, Any, T]],
+        input: object = None,
+        *,
+        instance_id: str | None = None,
+        version: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> DurableTask[T]: ...
+
+    @overload
+    def call_sub_orchestration(
+        self,
+        orchestration: str | Callable[..., Any],
+        input: object = None,
+        *,
+        instance_id: str | None = None,
+        version: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> DurableTask[Any]: ...
+
+    def call_sub_orchestration(
+        self,
+        orchestration: object,
+        input: object = None,
+        *,
+        instance_id: str | None = None,
+        version: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> DurableTask[Any]:
+        """Starts a child orchestration, at once, and returns a task for its result.
+
+        Args:
+            orchestration: The function, or the name it is registered under.
+            input: Its input.
+            instance_id: The child's id; by default one that is unique to this execution and call.
+            version: The child's version.
+            tags: The child's tags.
+
+        Raises (where the task is awaited):
+            SubOrchestrationFailedError: the child failed or was terminated, or its id is in use.
+        """
+        return self._host.start_child(orchestration, input, instance_id, version, tags)
+
+    def create_timer(self, due: datetime | timedelta) -> DurableTask[None]:
+        """Sets a durable timer: a point in time (aware), or how long from now. Never fires early; survives anything.
+
+        Raises:
+            ValueError: a datetime without a time zone.
+        """
+        fire_at = self._host.now + due if isinstance(due, timedelta) else due
+        if fire_at.tzinfo is None:
+            raise ValueError(
+                "create_timer needs an aware datetime, such as context.current_utc_datetime + timedelta(hours=1)"
+            )
+        return self._host.create_timer(fire_at)
+
+    @overload
+    def wait_for_external_event(self, name: str, expected: type[T]) -> DurableTask[T]: ...
+
+    @overload
+    def wait_for_external_event(self, name: str, expected: Any = Any) -> DurableTask[Any]: ...
+
+    def wait_for_external_event(self, name: str, expected: Any = Any) -> DurableTask[Any]:
+        """Waits for an event that a client or another orchestration raises.
+
+        Names are case-insensitive. Events that nobody waits for yet are kept, in order; of several waiters for one name the first
+        gets the first event. For a time limit: ``async with asyncio.timeout(3600): await …``.
+
+        Args:
+            name: The event's name.
+            expected: The type to decode its data into.
+        """
+        return self._host.wait_for_event(name, expected)
+
+    def send_event(self, instance_id: str, name: str, data: object = None) -> None:
+        """Raises an event on another instance, once this turn is durable; one that does not exist gets nothing."""
+        self._host.send_event(instance_id, name, data)
+
+    def continue_as_new(self, input: object = None) -> None:
+        """When the function returns, begins again with this input and an empty history, under the same instance id.
+
+        Events that were not waited for yet are carried over. Return right after: ``return context.continue_as_new(state)``.
+        """
+        self._host.continue_as_new(input)
+
+    def set_custom_status(self, value: object) -> None:
+        """Shows a value (at most 16 KiB of JSON) in the instance's status; None clears it.
+
+        Raises:
+            PayloadTooLargeError: over the limit.
+            InvalidPayloadError: no JSON form.
+        """
+        self._host.set_custom_status(value)
+
+    def new_uuid(self) -> uuid.UUID:
+        """A UUID that is unique, and the same on replay (version 5, as Durable Functions makes it)."""
+        return self._host.next_uuid()
+
+    new_guid = new_uuid
+
+    @property
+    def random(self) -> Random:
+        """A generator of random numbers seeded by the execution: the same numbers on replay. Not for secrets."""
+        return self._host.random()
+
+    def logger(self, logger: logging.Logger) -> logging.LoggerAdapter[logging.Logger]:
+        """Wraps a logger so that it is silent while replaying and carries the instance id."""
+        return _ReplaySafeLogger(logger, self._host)
+
+
+class _ReplaySafeLogger(logging.LoggerAdapter[logging.Logger]):
+    def __init__(self, logger: logging.Logger, host: ContextHost) -> None:
+        super().__init__(logger, {"instance_id": host.instance_id})
+        self._host = host
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name is logging's
+        return not self._host.replaying and super().isEnabledFor(level)

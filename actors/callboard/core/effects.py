@@ -1,0 +1,201 @@
+"""What must happen because of a commit. Derived from the commit alone, so that whoever sweeps it derives the same."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from callboard.core.events import (
+    ContinuedAsNew,
+    EventSent,
+    ExecutionCompleted,
+    Payload,
+    SubOrchestrationInstanceCreated,
+    TaskScheduled,
+    TerminationSent,
+    TimerCreated,
+    TimerFired,
+)
+from callboard.core.failure import FailureDetails
+from callboard.core.instances import Commit, InstanceRecord, ParentInstance, Projection, partition_of
+from callboard.core.messages import (
+    ActivityCall,
+    ChildResult,
+    ContinueExecution,
+    InstanceMessage,
+    RaiseEvent,
+    Terminate,
+)
+from callboard.core.state import terminated_failure
+
+
+class CallActivity(msgspec.Struct, frozen=True):
+    call: ActivityCall
+
+
+class StartChild(msgspec.Struct, frozen=True):
+    record: InstanceRecord
+    """Pending; its parent says where a clash of ids is reported."""
+
+
+class Tell(msgspec.Struct, frozen=True):
+    message: InstanceMessage
+
+
+class SetTimer(msgspec.Struct, frozen=True):
+    timer_id: int
+    due: TimerCreated
+
+
+class ClearTimer(msgspec.Struct, frozen=True):
+    timer_id: int
+
+
+class ClearExecutionTimers(msgspec.Struct, frozen=True):
+    """All timers of an execution that has ended."""
+
+
+Effect: TypeAlias = CallActivity | StartChild | Tell | SetTimer | ClearTimer | ClearExecutionTimers
+
+
+def derive(commit: Commit, partitions: int) -> list[Effect]:
+    """The effects of a commit, besides its projection. Each carries ids that are the same however often it is derived."""
+    effects: list[Effect] = []
+    for event in commit.events:
+        match event:
+            case TaskScheduled():
+                effects.append(CallActivity(_activity_call(commit, event)))
+            case SubOrchestrationInstanceCreated():
+                effects.append(StartChild(_child_record(commit, event, partitions)))
+            case TimerCreated():
+                if event.event_id not in commit.timers_cancelled:
+                    effects.append(SetTimer(event.event_id, event))
+            case TimerFired():
+                effects.append(ClearTimer(event.timer_id))
+            case EventSent():
+                effects.append(Tell(_event(commit, event)))
+            case TerminationSent():
+                effects.append(Tell(_termination(commit, event)))
+            case ExecutionCompleted():
+                effects.append(ClearExecutionTimers())
+                if event.parent is not None:
+                    effects.append(Tell(_child_result(commit, event, event.parent)))
+            case ContinuedAsNew():
+                effects.append(ClearExecutionTimers())
+                effects.append(
+                    Tell(ContinueExecution(instance_id=commit.instance_id, execution_id=event.next.execution_id))
+                )
+            case _:
+                pass
+    created = {event.event_id for event in commit.events if isinstance(event, TimerCreated)}
+    effects.extend(ClearTimer(timer) for timer in commit.timers_cancelled if timer not in created)
+    return effects
+
+
+def projection(commit: Commit) -> Projection:
+    """What a commit changes in the record of its instance."""
+    continued = commit.continued
+    completed = commit.completed
+    return Projection(
+        instance_id=commit.instance_id,
+        n=commit.n,
+        execution_id=commit.execution_id,
+        next_execution_id=continued.next.execution_id if continued else commit.execution_id,
+        first=commit.n + 1 if continued else commit.first,
+        runtime_status=commit.runtime_status,
+        custom_status=commit.custom_status,
+        last_updated_time=commit.at,
+        parked=commit.parked,
+        input=continued.next.input if continued else None,
+        output=_output(completed),
+        failure=completed.failure if completed else None,
+        completed_time=commit.at if completed else None,
+        generation=continued.next.generation if continued else 0,
+    )
+
+
+def child_failed(record: InstanceRecord, failure: FailureDetails) -> ChildResult | None:
+    """What a parent is told when its child could not be started."""
+    if record.parent is None:
+        return None
+    return ChildResult(
+        instance_id=record.parent.instance_id,
+        execution_id=record.parent.execution_id,
+        task_scheduled_id=record.parent.task_scheduled_id,
+        at=record.created_time,
+        failure=failure,
+    )
+
+
+def _output(completed: ExecutionCompleted | None) -> Payload | None:
+    if completed is None or completed.failure is None:
+        return completed.result if completed else None
+    text = f"{completed.failure.error_type}: {completed.failure.error_message}"
+    return msgspec.json.encode(text).decode()
+
+
+def _activity_call(commit: Commit, event: TaskScheduled) -> ActivityCall:
+    return ActivityCall(
+        instance_id=commit.instance_id,
+        execution_id=commit.execution_id,
+        task_scheduled_id=event.event_id,
+        name=event.name,
+        queue=event.queue,
+        input=event.input,
+        trace_parent=event.trace_parent,
+    )
+
+
+def _child_record(commit: Commit, event: SubOrchestrationInstanceCreated, partitions: int) -> InstanceRecord:
+    return InstanceRecord(
+        instance_id=event.instance_id,
+        partition=partition_of(event.instance_id, partitions),
+        execution_id=event.execution_id,
+        name=event.name,
+        version=event.version,
+        tags=event.tags,
+        input=event.input,
+        created_time=commit.at,
+        last_updated_time=commit.at,
+        parent=ParentInstance(
+            instance_id=commit.instance_id,
+            execution_id=commit.execution_id,
+            task_scheduled_id=event.event_id,
+        ),
+    )
+
+
+def _event(commit: Commit, event: EventSent) -> RaiseEvent:
+    return RaiseEvent(
+        instance_id=event.instance_id,
+        message_id=f"{commit.execution_id}/{event.event_id}",
+        name=event.name,
+        at=event.timestamp,
+        input=event.input,
+    )
+
+
+def _termination(commit: Commit, event: TerminationSent) -> Terminate:
+    return Terminate(
+        instance_id=event.instance_id,
+        message_id=f"{commit.execution_id}/terminate/{event.execution_id}",
+        at=event.timestamp,
+        reason=event.reason,
+        execution_id=event.execution_id,
+        name=event.name,
+    )
+
+
+def _child_result(commit: Commit, event: ExecutionCompleted, parent: ParentInstance) -> ChildResult:
+    failure = event.failure
+    if event.orchestration_status == "Terminated":
+        failure = terminated_failure(commit.instance_id, event.result)
+    return ChildResult(
+        instance_id=parent.instance_id,
+        execution_id=parent.execution_id,
+        task_scheduled_id=parent.task_scheduled_id,
+        at=event.timestamp,
+        result=event.result if failure is None else None,
+        failure=failure,
+    )

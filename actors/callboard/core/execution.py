@@ -1,0 +1,411 @@
+"""Runs an orchestrator's code against events: how a turn *decides*.
+
+Rules of this file:
+
+* Events are fed one at a time, and the code runs to quiescence after each, so that how a history was cut into commits
+  makes no difference to what the code sees.
+* Every action takes the next number, in the order the code asks. Replay compares by that number.
+* After `close` the code's requests go nowhere: an evicted activation must not act.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Generator, Sequence
+from datetime import UTC, datetime, timedelta
+from inspect import isawaitable, isgenerator
+from itertools import count
+from random import Random
+from typing import Any, Protocol, assert_never
+
+import msgspec
+
+from callboard.core import payloads
+from callboard.core.actions import (
+    Action,
+    Completed,
+    Continued,
+    CreateTimer,
+    Failed,
+    Outcome,
+    ScheduleTask,
+    SendEvent,
+    StartSubOrchestration,
+)
+from callboard.core.context import DurableTask, OrchestrationContext
+from callboard.core.events import (
+    EventRaised,
+    ExecutionResumed,
+    ExecutionStarted,
+    ExecutionSuspended,
+    ExecutionTerminated,
+    InputEvent,
+    Payload,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceFailed,
+    TaskCompleted,
+    TaskFailed,
+    TimerFired,
+)
+from callboard.core.failure import FailureDetails
+from callboard.core.instances import check_instance_id, child_instance_id, derived_execution_id
+from callboard.core.loop import DeterministicLoop
+from callboard.errors import CallboardError, SubOrchestrationFailedError, TaskFailedError
+
+#: Durable Functions' namespace for ``new_guid`` (DTFx ``TaskOrchestrationContext``).
+_UUID_NAMESPACE = uuid.UUID("9e952958-5e33-4daf-827f-2fa12937b875")
+_MILLISECOND = timedelta(milliseconds=1)
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+class TurnInterrupted(BaseException):  # noqa: N818 - a signal, not an error: `except Exception` in user code must not eat it
+    """Raised into the code by the watchdog when a turn takes too long."""
+
+
+class CallTarget(msgspec.Struct, frozen=True):
+    """An activity or orchestration that is called: its name, its queue, and how its result is decoded."""
+
+    name: str
+    queue: str = "default"
+    result_type: Any = Any
+
+
+class Orchestration(Protocol):
+    """A registered orchestrator function."""
+
+    def invoke(self, context: OrchestrationContext, payload: Payload | None) -> Any:
+        """Calls the function with its input; returns what it returns: a coroutine, a generator or a value."""
+        ...
+
+
+class CallTargets(Protocol):
+    """Resolves what code calls, by function or by name."""
+
+    def activity(self, target: object) -> CallTarget: ...
+
+    def orchestration(self, target: object) -> CallTarget: ...
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What feeding some events brought about."""
+
+    actions: tuple[Action, ...]
+    timers_cancelled: tuple[int, ...]
+    outcome: Outcome | None
+    fed: int
+    """How many of the events were fed; those behind the one that ended the code were not."""
+
+
+class _Open(msgspec.Struct):
+    """A call that waits for its result."""
+
+    task: DurableTask[Any]
+    target: CallTarget
+    failed: type[TaskFailedError]
+
+
+class Execution:
+    """One activation of an orchestrator's code: a suspended coroutine on its own loop."""
+
+    def __init__(self, instance_id: str, orchestration: Orchestration, targets: CallTargets) -> None:
+        self.instance_id = instance_id
+        self.execution_id = ""
+        self.name = ""
+        self.version: str | None = None
+        self.parent_instance_id: str | None = None
+        self.now = datetime.fromtimestamp(0, UTC)
+        self.replaying = False
+        self.custom_status: Payload | None = None
+        self._orchestration = orchestration
+        self._targets = targets
+        self._loop = DeterministicLoop(self)
+        self._live = True
+        self._ids = count()
+        self._uuids = count()
+        self._random: Random | None = None
+        self._actions: list[Action] = []
+        self._timers_cancelled: list[int] = []
+        self._open: dict[int, _Open] = {}
+        self._timers: dict[int, DurableTask[None]] = {}
+        self._arrivals = count()
+        self._unclaimed: dict[int, EventRaised] = {}
+        self._unclaimed_by_name: dict[str, deque[int]] = {}
+        self._waiters: dict[str, deque[tuple[DurableTask[Any], Any]]] = {}
+        self._suspended = False
+        self._deferred: list[InputEvent] = []
+        self._continue: tuple[Payload | None] | None = None
+        self._outcome: Outcome | None = None
+
+    # What the turn calls
+
+    def advance(self, now: datetime, events: Sequence[InputEvent]) -> Step:
+        """Feeds events one by one, runs the code to quiescence after each, and tells what it asked for.
+
+        Raises:
+            TurnInterrupted: the watchdog struck. The execution is good for `close` only.
+        """
+        self.now = now
+        self._loop.set_time(now.timestamp())
+        fed = 0
+        for event in events:
+            if self._outcome is not None:
+                break
+            self._take(event)
+            fed += 1
+        actions, self._actions = tuple(self._actions), []
+        cancelled, self._timers_cancelled = tuple(self._timers_cancelled), []
+        return Step(actions, cancelled, self._outcome, fed)
+
+    def unclaimed_events(self) -> tuple[EventRaised, ...]:
+        """External events that nobody waited for, in order of arrival."""
+        return tuple(self._unclaimed.values())
+
+    def close(self) -> None:
+        """Ends the activation without letting the code act: its requests go nowhere from now on."""
+        if not self._live:
+            return
+        self._live = False
+        self._loop.close()
+        for holder in (self._open, self._timers, self._waiters, self._actions):
+            holder.clear()
+
+    # What happens to the code, event by event
+
+    def _take(self, event: InputEvent) -> None:
+        if self._suspended and not isinstance(event, (ExecutionResumed, ExecutionSuspended)):
+            self._deferred.append(event)
+            return
+        self._dispatch(event)
+        self._loop.run_until_quiescent()
+
+    def _dispatch(self, event: InputEvent) -> None:
+        match event:
+            case TaskCompleted() | SubOrchestrationInstanceCompleted():
+                self._on_result(event)
+            case TaskFailed() | SubOrchestrationInstanceFailed():
+                self._on_failure(event)
+            case TimerFired():
+                self._on_timer(event)
+            case EventRaised():
+                self._on_event(event)
+            case ExecutionStarted():
+                self._on_started(event)
+            case ExecutionSuspended():
+                self._suspended = True
+            case ExecutionResumed():
+                self._on_resumed()
+            case ExecutionTerminated():
+                pass  # code does not see it: the turn ends the execution
+            case _:
+                assert_never(event)
+
+    def _on_started(self, event: ExecutionStarted) -> None:
+        self.execution_id, self.name, self.version = event.execution_id, event.name, event.version
+        self.parent_instance_id = event.parent.instance_id if event.parent else None
+        main = self._loop.create_task(self._main(event.input), name="main")
+        main.add_done_callback(self._on_returned)
+
+    async def _main(self, payload: Payload | None) -> Payload | None:
+        returned = self._orchestration.invoke(OrchestrationContext(self), payload)
+        if isgenerator(returned):
+            returned = await _drive(returned)
+        elif isawaitable(returned):
+            returned = await returned
+        if self._continue is not None:
+            return None
+        return payloads.encode(returned, f"The result of orchestration {self.name!r}")
+
+    def _on_returned(self, main: Any) -> None:
+        if not self._live:
+            return
+        error = _CANCELLED if main.cancelled() else main.exception()
+        if error is not None:
+            self._outcome = Failed(failure=FailureDetails.from_exception(error))
+        elif self._continue is not None:
+            self._outcome = Continued(input=self._continue[0])
+        else:
+            self._outcome = Completed(result=main.result())
+
+    def _on_result(self, event: TaskCompleted | SubOrchestrationInstanceCompleted) -> None:
+        call = self._open.pop(event.task_scheduled_id, None)
+        if call is None or call.task.done():
+            return
+        try:
+            value = payloads.decode(event.result, call.target.result_type, f"The result of {call.target.name!r}")
+        except CallboardError as error:
+            call.task.set_exception(error)
+        else:
+            call.task.set_result(value)
+
+    def _on_failure(self, event: TaskFailed | SubOrchestrationInstanceFailed) -> None:
+        call = self._open.pop(event.task_scheduled_id, None)
+        if call is not None and not call.task.done():
+            call.task.set_exception(call.failed(call.target.name, event.task_scheduled_id, event.failure))
+
+    def _on_timer(self, event: TimerFired) -> None:
+        task = self._timers.pop(event.timer_id, None)
+        if task is None:
+            self._loop.fire_timer(event.timer_id)
+        elif not task.done():
+            task.set_result(None)
+
+    def _on_event(self, event: EventRaised) -> None:
+        name = event.name.casefold()
+        waiters = self._waiters.get(name)
+        while waiters:
+            task, expected = waiters.popleft()
+            if not task.done():
+                self._give(event, task, expected)
+                return
+        number = next(self._arrivals)
+        self._unclaimed[number] = event
+        self._unclaimed_by_name.setdefault(name, deque()).append(number)
+
+    def _give(self, event: EventRaised, task: DurableTask[Any], expected: Any) -> None:
+        try:
+            task.set_result(payloads.decode(event.input, expected, f"The data of event {event.name!r}"))
+        except CallboardError as error:
+            task.set_exception(error)
+
+    def _on_resumed(self) -> None:
+        self._suspended = False
+        deferred, self._deferred = self._deferred, []
+        for waiting in deferred:
+            if self._outcome is None:
+                self._take(waiting)
+
+    # What the code calls, through its context
+
+    def _ask(self, action: Action) -> None:
+        if self._live and self._outcome is None:
+            self._actions.append(action)
+
+    def schedule_activity(self, activity: object, value: object, queue: str | None) -> DurableTask[Any]:
+        target = self._targets.activity(activity)
+        payload = payloads.encode(value, f"The input of activity {target.name!r}")
+        task_id = next(self._ids)
+        self._ask(ScheduleTask(id=task_id, name=target.name, input=payload, queue=queue or target.queue))
+        return self._opened(task_id, target, TaskFailedError)
+
+    def start_child(
+        self,
+        orchestration: object,
+        value: object,
+        instance_id: str | None,
+        version: str | None,
+        tags: dict[str, str] | None,
+    ) -> DurableTask[Any]:
+        target = self._targets.orchestration(orchestration)
+        payload = payloads.encode(value, f"The input of orchestration {target.name!r}")
+        if instance_id is not None:
+            self._check_child_id(instance_id)
+        task_id = next(self._ids)
+        self._ask(
+            StartSubOrchestration(
+                id=task_id,
+                name=target.name,
+                instance_id=instance_id or child_instance_id(self.execution_id, task_id),
+                execution_id=derived_execution_id(self.execution_id, task_id, "child"),
+                input=payload,
+                version=version,
+                tags=tags,
+            )
+        )
+        return self._opened(task_id, target, SubOrchestrationFailedError)
+
+    def _check_child_id(self, instance_id: str) -> None:
+        check_instance_id(instance_id)
+        if instance_id in (self.instance_id, self.parent_instance_id):
+            raise ValueError(
+                f"A sub-orchestration cannot have the id of its parent or grandparent ({instance_id!r}): it would wait for itself."
+            )
+
+    def _opened(self, task_id: int, target: CallTarget, failed: type[TaskFailedError]) -> DurableTask[Any]:
+        task: DurableTask[Any] = DurableTask(loop=self._loop, task_id=task_id)
+        self._open[task_id] = _Open(task, target, failed)
+        return task
+
+    def create_timer(self, fire_at: datetime) -> DurableTask[None]:
+        task_id = self._set_timer(fire_at)
+        task: DurableTask[None] = DurableTask(
+            loop=self._loop, task_id=task_id, when_cancelled=lambda task: self.timer_cancelled(task.task_id)
+        )
+        self._timers[task_id] = task
+        return task
+
+    def wait_for_event(self, name: str, expected: Any) -> DurableTask[Any]:
+        key = name.casefold()
+        task: DurableTask[Any] = DurableTask(loop=self._loop)
+        waiting = self._unclaimed_by_name.get(key)
+        if waiting:
+            self._give(self._unclaimed.pop(waiting.popleft()), task, payloads.decodable(expected))
+        else:
+            self._waiters.setdefault(key, deque()).append((task, payloads.decodable(expected)))
+        return task
+
+    def send_event(self, instance_id: str, name: str, value: object) -> None:
+        check_instance_id(instance_id)
+        payload = payloads.encode(value, f"The data of event {name!r}")
+        self._ask(SendEvent(id=next(self._ids), instance_id=instance_id, name=name, input=payload))
+
+    def continue_as_new(self, value: object) -> None:
+        self._continue = (payloads.encode(value, "The input of continue_as_new"),)
+
+    def set_custom_status(self, value: object) -> None:
+        status = payloads.encode(value, "The custom status", limit=payloads.MAX_CUSTOM_STATUS)
+        if self._live and self._outcome is None:
+            self.custom_status = status
+
+    def next_uuid(self) -> uuid.UUID:
+        name = f"{self.instance_id}_{self.execution_id}_{self.now.isoformat()}_{next(self._uuids)}"
+        return uuid.uuid5(_UUID_NAMESPACE, name)
+
+    def random(self) -> Random:
+        if self._random is None:
+            self._random = Random(self.execution_id)  # noqa: S311 - must repeat on replay
+        return self._random
+
+    # TimerHost: asyncio's own timers, made durable by the loop
+
+    def timer_requested(self, when: float) -> int:
+        try:
+            fire_at = datetime.fromtimestamp(when, UTC)
+        except (OverflowError, ValueError, OSError):
+            fire_at = _LATEST if when > 0 else self.now
+        return self._set_timer(fire_at)
+
+    def timer_cancelled(self, key: int) -> None:
+        self._timers.pop(key, None)
+        if self._live and self._outcome is None:
+            self._timers_cancelled.append(key)
+
+    def _set_timer(self, fire_at: datetime) -> int:
+        task_id = next(self._ids)
+        self._ask(CreateTimer(id=task_id, fire_at=_up_to_millisecond(fire_at)))
+        return task_id
+
+
+def _up_to_millisecond(time: datetime) -> datetime:
+    """Stores keep milliseconds; a timer must not fire early, so it is rounded up."""
+    excess = time.microsecond % 1000
+    return time + _MILLISECOND - timedelta(microseconds=excess) if excess else time
+
+
+async def _drive(generator: Generator[Any, Any, Any]) -> Any:
+    """Runs a generator orchestrator: what it yields is awaited, and the result or error sent back in."""
+    value: Any = None
+    error: Exception | None = None
+    while True:
+        try:
+            yielded = generator.send(value) if error is None else generator.throw(error)
+        except StopIteration as stop:
+            return stop.value
+        value, error = None, None
+        try:
+            value = await yielded
+        except Exception as raised:  # noqa: BLE001 - whatever the task raised belongs to the code that yielded it
+            error = raised
+
+
+_CANCELLED = RuntimeError("The orchestration's own task was cancelled from inside.")

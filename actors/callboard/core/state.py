@@ -1,0 +1,298 @@
+"""What is known of an instance: the fold of its record and commits, against which messages are judged.
+
+Rules of this file:
+
+* It never runs code. An instance whose code cannot run is judged just the same.
+* "Consumed" and "ended" only ever become true, so they may decide that a message is a duplicate. Everything else that speaks
+  against a message ("unknown execution", "already terminal") can be a stale view's error: the verdict is then UNKNOWN, and
+  only a linearizable read may turn it into a drop.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from callboard.core.events import (
+    TERMINAL,
+    ContinuedAsNew,
+    EventRaised,
+    ExecutionCompleted,
+    ExecutionParked,
+    ExecutionResumed,
+    ExecutionStarted,
+    ExecutionSuspended,
+    ExecutionTerminated,
+    HistoryEvent,
+    InputEvent,
+    ParentInstance,
+    Payload,
+    RuntimeStatus,
+    SeenMessage,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceCreated,
+    SubOrchestrationInstanceFailed,
+    TaskCompleted,
+    TaskFailed,
+    TaskScheduled,
+    TimerCreated,
+    TimerFired,
+)
+from callboard.core.failure import FailureDetails
+from callboard.core.instances import Commit, InstanceRecord, Parked, derived_execution_id
+from callboard.core.messages import (
+    ChildResult,
+    ContinueExecution,
+    InstanceMessage,
+    RaiseEvent,
+    Resume,
+    StartExecution,
+    Suspend,
+    TaskResult,
+    Terminate,
+    TimerDue,
+    Wake,
+    Watch,
+)
+
+
+class Verdict(enum.Enum):
+    """Why a message yields no event."""
+
+    DUPLICATE = "duplicate"
+    """It was consumed, or what it answers has ended: drop it."""
+    UNKNOWN = "unknown"
+    """It does not fit what is known here; drop it only after a linearizable read has said that this is current."""
+    NUDGE = "nudge"
+    """It asks for a turn and leaves no event."""
+
+
+class InstanceState:
+    """A live fold: `apply` takes commits, `judge` and `accept` take what comes in."""
+
+    def __init__(self, record: InstanceRecord) -> None:
+        self.instance_id = record.instance_id
+        self.partition = record.partition
+        self.execution_id = record.execution_id
+        self.name = record.name
+        self.version = record.version
+        self.tags = record.tags
+        self.parent = record.parent
+        self.generation = record.generation
+        self.n = record.head
+        self.first = record.head + 1
+        self.status: RuntimeStatus = record.runtime_status
+        self.custom_status: Payload | None = record.custom_status
+        self.parked: Parked | None = None
+        self.suspended = False
+        self.start: ExecutionStarted | None = None if record.terminal else _start_of(record)
+        """How the next execution begins, when it has not begun yet."""
+        self.carried: tuple[EventRaised, ...] = ()
+        self.seen: dict[str, datetime] = {}
+        self.open: dict[int, HistoryEvent] = {}
+        """Actions of this execution whose end has not come: tasks, children and timers by number."""
+        self.highest = -1
+        """The highest action number of this execution."""
+        self.at: datetime | None = None
+        """Time of the last commit: the orchestration's clock never runs behind it."""
+
+    @classmethod
+    def fold(cls, record: InstanceRecord, commits: Sequence[Commit]) -> InstanceState:
+        """The state after the commits that the store holds for the record's instance."""
+        state = cls(record)
+        for commit in commits:
+            state.apply(commit)
+        return state
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def waiting_to_begin(self) -> bool:
+        return self.start is not None
+
+    def apply(self, commit: Commit) -> None:
+        """Takes a commit of this instance, our own or one read from the store."""
+        if commit.execution_id != self.execution_id or self.start is not None:
+            self._begin(commit.execution_id, commit.first)
+        self.n, self.at = commit.n, commit.at
+        for event in commit.events:
+            self._record(event)
+        for timer in commit.timers_cancelled:
+            self.open.pop(timer, None)
+        self.status, self.custom_status, self.parked = commit.runtime_status, commit.custom_status, commit.parked
+
+    def judge(self, message: InstanceMessage) -> InputEvent | Verdict:
+        """Says what a message means for this instance now: an event for its history, or why there is none."""
+        match message:
+            case TaskResult() | ChildResult() | TimerDue():
+                return self._judge_result(message)
+            case StartExecution() | ContinueExecution():
+                return self._judge_start(message.execution_id)
+            case RaiseEvent() | Terminate() | Suspend() | Resume():
+                return self._judge_order(message)
+            case Wake():
+                return Verdict.NUDGE if self.parked or self.waiting_to_begin else Verdict.DUPLICATE
+            case Watch():
+                return Verdict.DUPLICATE
+
+    def accept(self, event: InputEvent) -> None:
+        """Takes an event into account at once, so that its duplicate in the same turn is known."""
+        match event:
+            case TaskCompleted() | TaskFailed() | SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed():
+                self.open.pop(event.task_scheduled_id, None)
+            case TimerFired():
+                self.open.pop(event.timer_id, None)
+            case EventRaised() | ExecutionTerminated() | ExecutionSuspended() | ExecutionResumed():
+                self.seen[event.message_id] = event.timestamp
+            case ExecutionStarted():
+                pass
+        if isinstance(event, ExecutionSuspended):
+            self.suspended = True
+        elif isinstance(event, ExecutionResumed):
+            self.suspended = False
+
+    def recently_seen(self, since: datetime) -> tuple[SeenMessage, ...]:
+        """Consumed message ids that must be remembered by the next execution."""
+        return tuple(SeenMessage(message_id=key, at=at) for key, at in self.seen.items() if at >= since)
+
+    def begin(self, now: datetime) -> list[InputEvent]:
+        """The first events of the execution that waits to begin."""
+        if self.start is None:
+            return []
+        started = msgspec.structs.replace(self.start, timestamp=now)
+        events: list[InputEvent] = [started, *self.carried]
+        self._begin(started.execution_id, self.n + 1)
+        self.generation, self.parent, self.name = started.generation, started.parent, started.name
+        self.version, self.tags = started.version, started.tags
+        return events
+
+    def open_children(self) -> list[SubOrchestrationInstanceCreated]:
+        return [action for action in self.open.values() if isinstance(action, SubOrchestrationInstanceCreated)]
+
+    def _begin(self, execution_id: str, first: int) -> None:
+        self.execution_id, self.first = execution_id, first
+        self.start, self.carried = None, ()
+        self.open, self.highest = {}, -1
+
+    def _record(self, event: HistoryEvent) -> None:
+        match event:
+            case TaskScheduled() | SubOrchestrationInstanceCreated() | TimerCreated():
+                self.open[event.event_id] = event
+                self.highest = max(self.highest, event.event_id)
+            case ContinuedAsNew():
+                self.start, self.carried, self.suspended = event.next, event.carried, event.suspended
+                self.seen = {seen.message_id: seen.at for seen in event.seen}
+            case ExecutionStarted():
+                self.name, self.parent, self.version, self.tags = event.name, event.parent, event.version, event.tags
+                self.generation = event.generation
+            case ExecutionCompleted() | ExecutionParked():
+                pass
+            case (
+                TaskCompleted()
+                | TaskFailed()
+                | SubOrchestrationInstanceCompleted()
+                | SubOrchestrationInstanceFailed()
+                | TimerFired()
+                | EventRaised()
+                | ExecutionTerminated()
+                | ExecutionSuspended()
+                | ExecutionResumed()
+            ):
+                self.accept(event)
+            case _:  # EventSent, TerminationSent: nothing waits for them
+                self.highest = max(self.highest, getattr(event, "event_id", -1))
+
+    def _judge_result(self, message: TaskResult | ChildResult | TimerDue) -> InputEvent | Verdict:
+        number = message.timer_id if isinstance(message, TimerDue) else message.task_scheduled_id
+        if message.execution_id != self.execution_id or self.waiting_to_begin or self.terminal:
+            return Verdict.UNKNOWN
+        action = self.open.get(number)
+        if action is None:
+            return Verdict.DUPLICATE if number <= self.highest else Verdict.UNKNOWN
+        return _result_event(message, action)
+
+    def _judge_start(self, execution_id: str) -> Verdict:
+        if self.start is not None:
+            return Verdict.NUDGE if self.start.execution_id == execution_id else Verdict.UNKNOWN
+        return Verdict.DUPLICATE if execution_id == self.execution_id else Verdict.UNKNOWN
+
+    def _judge_order(self, message: RaiseEvent | Terminate | Suspend | Resume) -> InputEvent | Verdict:
+        if message.message_id in self.seen:
+            return Verdict.DUPLICATE
+        if self.terminal:
+            return Verdict.UNKNOWN
+        match message:
+            case RaiseEvent():
+                return EventRaised(
+                    timestamp=message.at, message_id=message.message_id, name=message.name, input=message.input
+                )
+            case Terminate():
+                current = self.start.execution_id if self.start else self.execution_id
+                if message.execution_id is not None and not self._descends_from(message.execution_id, current):
+                    return Verdict.UNKNOWN
+                return ExecutionTerminated(
+                    timestamp=message.at, message_id=message.message_id, input=message.reason, recurse=message.recurse
+                )
+            case Suspend():
+                return ExecutionSuspended(timestamp=message.at, message_id=message.message_id, reason=message.reason)
+            case Resume():
+                return ExecutionResumed(timestamp=message.at, message_id=message.message_id, reason=message.reason)
+
+    def _descends_from(self, execution_id: str, current: str) -> bool:
+        """A parent names the child's first execution; the child may have continued as new since, under the same parent."""
+        parent = self.start.parent if self.start else self.parent
+        first = derived_execution_id(parent.execution_id, parent.task_scheduled_id, "child") if parent else None
+        return execution_id in (current, first)
+
+
+def _start_of(record: InstanceRecord) -> ExecutionStarted | None:
+    if record.runtime_status != "Pending":
+        return None
+    return ExecutionStarted(
+        timestamp=record.created_time,
+        name=record.name,
+        execution_id=record.execution_id,
+        input=record.input,
+        parent=record.parent,
+        version=record.version,
+        tags=record.tags,
+        scheduled_start_time=record.scheduled_start_time,
+        trace_parent=record.trace_parent,
+        generation=record.generation,
+    )
+
+
+def _result_event(message: TaskResult | ChildResult | TimerDue, action: HistoryEvent) -> InputEvent | Verdict:
+    """The event that ends an action; a message of the wrong sort for it is not ours to believe."""
+    match message, action:
+        case TimerDue(), TimerCreated():
+            return TimerFired(timestamp=message.fire_at, timer_id=message.timer_id, fire_at=action.fire_at)
+        case TaskResult(), TaskScheduled():
+            return _ended(message, TaskCompleted, TaskFailed)
+        case ChildResult(), SubOrchestrationInstanceCreated():
+            return _ended(message, SubOrchestrationInstanceCompleted, SubOrchestrationInstanceFailed)
+        case _:
+            return Verdict.UNKNOWN
+
+
+def _ended(
+    message: TaskResult | ChildResult,
+    completed: type[TaskCompleted | SubOrchestrationInstanceCompleted],
+    failed: type[TaskFailed | SubOrchestrationInstanceFailed],
+) -> InputEvent:
+    task_id = message.task_scheduled_id
+    if message.failure is not None:
+        return failed(timestamp=message.at, task_scheduled_id=task_id, failure=message.failure)
+    return completed(timestamp=message.at, task_scheduled_id=task_id, result=message.result)
+
+
+def terminated_failure(name: str, reason: Payload | None) -> FailureDetails:
+    """What a parent sees when its child was terminated."""
+    return FailureDetails(
+        error_type="Terminated", error_message=f"{name!r} was terminated" + (f": {reason}" if reason else ""), is_non_retriable=True
+    )

@@ -1,0 +1,267 @@
+"""One turn: messages in, one commit out. Decides; never carries anything out.
+
+A turn takes everything that waits for one instance, judges it, feeds what is accepted to the code and puts all that follows
+into a single commit. The activation is changed on the way, so a commit that is lost or uncertain costs the activation:
+throw it away, load again, judge again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from callboard.core.actions import Action, Completed, Continued, Failed
+from callboard.core.events import (
+    ContinuedAsNew,
+    EventRaised,
+    ExecutionCompleted,
+    ExecutionParked,
+    ExecutionResumed,
+    ExecutionStarted,
+    ExecutionSuspended,
+    ExecutionTerminated,
+    HistoryEvent,
+    InputEvent,
+    Payload,
+    RuntimeStatus,
+    TerminationSent,
+)
+from callboard.core.execution import CallTargets, Execution, Orchestration, Step, TurnInterrupted
+from callboard.core.instances import Commit, InstanceRecord, Parked, derived_execution_id
+from callboard.core.messages import InstanceMessage, Resume, Wake
+from callboard.core.replay import replay
+from callboard.core.state import InstanceState, Verdict
+from callboard.errors import NonDeterminismError
+
+#: How long consumed message ids are remembered across ``continue_as_new``.
+DEDUPE_RETENTION = timedelta(days=1)
+
+STUCK = (
+    "The orchestrator kept its turn running too long and was interrupted. It must only await what its context or asyncio gives it: "
+    "move blocking or heavy work into an activity, deploy, and resume the instance. It was at:\n"
+)
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What came of a turn."""
+
+    commit: Commit | None
+    """None: there was nothing to record."""
+    unknown: tuple[InstanceMessage, ...]
+    """Messages that fit nothing known here; to be dropped only after a linearizable read."""
+    duplicates: int
+
+
+class Decision(msgspec.Struct):
+    """What a turn adds to the accepted inputs."""
+
+    events: list[HistoryEvent]
+    status: RuntimeStatus
+    ran: bool = True
+    timers_cancelled: tuple[int, ...] = ()
+    parked: Parked | None = None
+
+
+class Activation:
+    """An instance in memory: its state, and its code while that can run."""
+
+    def __init__(
+        self,
+        record: InstanceRecord,
+        commits: Sequence[Commit],
+        orchestration: Orchestration | None,
+        targets: CallTargets,
+    ) -> None:
+        self.state = InstanceState.fold(record, commits)
+        self.replays = 0
+        self._commits: Sequence[Commit] | None = commits
+        self._orchestration = orchestration
+        self._targets = targets
+        self._execution: Execution | None = None
+        self._unfed: list[InputEvent] = []
+        self._new_actions: tuple[Action, ...] = ()
+
+    def turn(self, messages: Sequence[InstanceMessage], *, now: datetime, token: str) -> Turn:
+        """Takes messages in the order given. ``now`` is whole milliseconds; ``token`` is random."""
+        state = self.state
+        inputs: list[InputEvent] = []
+        unknown: list[InstanceMessage] = []
+        duplicates, nudged = 0, False
+        for message in messages:
+            judged = state.judge(message)
+            if judged is Verdict.UNKNOWN:
+                unknown.append(message)
+            elif judged is Verdict.DUPLICATE:
+                duplicates += 1
+            elif judged is Verdict.NUDGE:
+                nudged = True
+            else:
+                inputs.append(judged)
+                state.accept(judged)
+        commit = None
+        if inputs or nudged:
+            retry = any(isinstance(message, (Resume, Wake)) for message in messages)
+            commit = self._decide(inputs, max(now, state.at or now), token, retry=retry)
+        return Turn(commit, tuple(unknown), duplicates)
+
+    @property
+    def hot(self) -> bool:
+        """Whether the next turn goes on where this one stopped. If not, throw the activation away and load again."""
+        return self._execution is not None or self._commits is not None
+
+    def close(self) -> None:
+        """Throws the activation away without running the user's code in a live context."""
+        if self._execution is not None:
+            self._execution.close()
+            self._execution = None
+
+    def _decide(self, inputs: list[InputEvent], now: datetime, token: str, *, retry: bool) -> Commit | None:
+        state = self.state
+        inputs = [*state.begin(now), *inputs]
+        if any(isinstance(event, ExecutionTerminated) for event in inputs):
+            decision = self._terminate(inputs, now)
+        elif state.parked is not None and not retry:
+            decision = Decision(events=list(inputs), status="Suspended", ran=False, parked=state.parked)
+        else:
+            decision = self._run(inputs, now)
+        if not decision.events and not decision.ran and state.parked is not None:
+            return None  # asked to try again, and it still cannot run
+        commit = Commit(
+            instance_id=state.instance_id,
+            n=state.n + 1,
+            execution_id=state.execution_id,
+            first=state.first,
+            partition=state.partition,
+            token=token,
+            at=now,
+            ran=decision.ran,
+            runtime_status=decision.status,
+            custom_status=self._execution.custom_status if self._execution else state.custom_status,
+            events=tuple(decision.events),
+            timers_cancelled=decision.timers_cancelled,
+            parked=decision.parked,
+        )
+        state.apply(commit)
+        self._commits = None
+        if commit.terminal or commit.continued is not None:
+            self.close()
+        return commit
+
+    # Running the code
+
+    def _run(self, inputs: list[InputEvent], now: datetime) -> Decision:
+        if self._orchestration is None:
+            return self._park(inputs, now, f"No worker of this kind knows the orchestration {self.state.name!r}: register it, and deploy.")
+        try:
+            execution = self._activate(self._orchestration)
+            pending = [*self._unfed, *inputs]
+            step = execution.advance(now, pending)
+        except NonDeterminismError as error:
+            return self._park(inputs, now, str(error))
+        except TurnInterrupted as interrupted:
+            return self._park(inputs, now, STUCK + str(interrupted))
+        self._unfed = []
+        return self._conclude(execution, inputs, pending[step.fed :], step, now)
+
+    def _activate(self, orchestration: Orchestration) -> Execution:
+        if self._execution is None:
+            self._execution = execution = Execution(self.state.instance_id, orchestration, self._targets)
+            commits = [commit for commit in self._commits or () if commit.execution_id == self.state.execution_id]
+            execution.custom_status = commits[0].custom_status if commits else self.state.custom_status
+            if commits:
+                self.replays += 1
+                replayed = replay(execution, commits)
+                self._unfed, self._new_actions = replayed.unfed, tuple(replayed.new_actions.values())
+        return self._execution
+
+    def _park(self, inputs: list[InputEvent], now: datetime, reason: str) -> Decision:
+        """Keeps the inputs, in history, for when the code can run again."""
+        self.close()
+        events: list[HistoryEvent] = list(inputs)
+        already = self.state.parked
+        if already is None or already.reason != reason or inputs:
+            events.append(ExecutionParked(timestamp=now, reason=reason))
+        return Decision(events=events, status="Suspended", ran=False, parked=Parked(reason=reason, at=now))
+
+    def _conclude(
+        self, execution: Execution, inputs: list[InputEvent], unfed: list[InputEvent], step: Step, now: datetime
+    ) -> Decision:
+        events: list[HistoryEvent] = list(inputs)
+        events.extend(action.to_event(now) for action in (*self._new_actions, *step.actions))
+        self._new_actions = ()
+        match step.outcome:
+            case None:
+                status: RuntimeStatus = "Suspended" if self.state.suspended else "Running"
+                return Decision(events=events, status=status, timers_cancelled=step.timers_cancelled)
+            case Completed(result=result):
+                events.append(self._completed(now, "Completed", result=result))
+                return Decision(events=events, status="Completed")
+            case Failed(failure=failure):
+                events.append(
+                    ExecutionCompleted(
+                        timestamp=now, orchestration_status="Failed", failure=failure, parent=self.state.parent
+                    )
+                )
+                return Decision(events=events, status="Failed")
+            case Continued(input=value):
+                events.append(self._continued(execution, value, unfed, now))
+                return Decision(events=events, status="Running")
+
+    def _completed(
+        self, now: datetime, status: Literal["Completed", "Terminated"], *, result: Payload | None
+    ) -> ExecutionCompleted:
+        return ExecutionCompleted(timestamp=now, orchestration_status=status, result=result, parent=self.state.parent)
+
+    def _continued(
+        self, execution: Execution, value: Payload | None, unfed: Sequence[InputEvent], now: datetime
+    ) -> ContinuedAsNew:
+        state = self.state
+        late = tuple(event for event in unfed if isinstance(event, EventRaised))
+        return ContinuedAsNew(
+            timestamp=now,
+            event_id=state.highest + 1,
+            next=ExecutionStarted(
+                timestamp=now,
+                name=state.name,
+                execution_id=derived_execution_id(state.execution_id, state.n + 1, "continued"),
+                input=value,
+                parent=state.parent,
+                version=state.version,
+                tags=state.tags,
+                generation=state.generation + 1,
+            ),
+            carried=execution.unclaimed_events() + late,
+            seen=state.recently_seen(now - DEDUPE_RETENTION),
+            suspended=_ends_suspended(unfed),
+        )
+
+    def _terminate(self, inputs: list[InputEvent], now: datetime) -> Decision:
+        """Ends the execution without running its code; what came in the same turn stays in history."""
+        order = next(event for event in inputs if isinstance(event, ExecutionTerminated))
+        events: list[HistoryEvent] = list(inputs)
+        if order.recurse:
+            events.extend(
+                TerminationSent(
+                    timestamp=now,
+                    instance_id=child.instance_id,
+                    execution_id=child.execution_id,
+                    name=child.name,
+                    reason=order.input,
+                )
+                for child in self.state.open_children()
+            )
+        events.append(self._completed(now, "Terminated", result=order.input))
+        return Decision(events=events, status="Terminated", ran=False)
+
+
+def _ends_suspended(unfed: Sequence[InputEvent]) -> bool:
+    suspended = False
+    for event in unfed:
+        if isinstance(event, ExecutionSuspended):
+            suspended = True
+        elif isinstance(event, ExecutionResumed):
+            suspended = False
+    return suspended

@@ -1,0 +1,1 @@
+"""Brokers for Callboard: one module for each technology."""

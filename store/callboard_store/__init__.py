@@ -1,0 +1,1 @@
+"""Stores for Callboard: one module for each technology."""

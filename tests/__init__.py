@@ -1,0 +1,1 @@
+"""Callboard's tests, benchmarks and the servers they run on."""
