@@ -33,7 +33,7 @@ test: lint types servers ## Check everything: lint, types, architecture, all tes
 lint: $(STAMP) ## Check style and architecture (ruff, import-linter)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 .PHONY: format
 format: $(STAMP) ## Format the code and fix what can be fixed

@@ -309,10 +309,11 @@ class Store(Protocol):
         """
         ...
 
-    async def confirm(self, instance_id: str, n: int) -> bool:
-        """Linearizable: True if no commit of this instance has a number above ``n`` at some moment after the call began.
+    async def confirm(self, instance_id: str, n: int, execution_id: str | None) -> bool:
+        """Linearizable: whether what is known of an instance was current at some moment after the call began.
 
-        With ``n = -1`` and no record: True if the instance has neither record nor commits. The one read that may be the reason to drop a message.
+        True if no commit has the number ``n + 1``, there is a record exactly if ``execution_id`` is given, and the record is not a Pending
+        one of another execution (a new start under the same id). The one read that may be the reason to drop a message.
         """
         ...
 
@@ -324,7 +325,10 @@ class Store(Protocol):
         ...
 
     async def project(self, projections: Sequence[Projection]) -> None:
-        """Brings records up to date, each only if its ``head`` is below ``n`` and its execution is the one named (or the next one)."""
+        """Brings records up to date, each only if its ``head`` is below ``n`` and it is in ``execution_id`` or in a lower ``generation``.
+
+        Never creates a record. ``input`` is written only if ``begins``.
+        """
         ...
 
     async def mark_sent(self, keys: Sequence[CommitKey]) -> None:

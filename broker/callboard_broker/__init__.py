@@ -1,1 +1,1 @@
-"""Brokers for Callboard: one module for each technology."""
+"""Callboard's brokers: RabbitMQ, and one in memory for tests."""

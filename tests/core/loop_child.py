@@ -31,7 +31,9 @@ def junk() -> list[object]:
 def main() -> None:
     ballast = [junk()]
     if _SYSTEM.random() < 0.5:  # a user module that was there first
-        from asyncio import as_completed  # noqa: F401, PLC0415
+        from asyncio import as_completed  # noqa: PLC0415
+
+        ballast.append([as_completed])
     for module in _SYSTEM.sample(_MODULES, _SYSTEM.randrange(len(_MODULES))):
         importlib.import_module(module)
         ballast.append(junk())

@@ -76,9 +76,9 @@ class Stage:
 
 # Making programs
 
-_LEAVES = ("call", "call", "call", "sleep", "yield", "fail")
-_BRANCHES = (
-    "sequence", "gather", "wait", "wait_gathers", "as_completed", "as_completed_tasks", "group", "timeout", "wait_for",
+LEAVES = ("call", "call", "call", "sleep", "yield", "fail")
+BRANCHES = (
+    "sequence", "gather", "wait", "wait_calls", "wait_gathers", "as_completed", "as_completed_tasks", "group", "timeout", "wait_for",
     "cancel", "shield", "queue", "semaphore", "condition", "event", "finally",
 )  # fmt: skip
 
@@ -86,8 +86,8 @@ _BRANCHES = (
 def make_program(random: Random, depth: int = 3) -> Node:
     """Return a tree of (kind, an arbitrary small number, children…)."""
     if depth == 0 or random.randrange(5) == 0:
-        return (_LEAVES[random.randrange(len(_LEAVES))], random.randrange(4))
-    kind = _BRANCHES[random.randrange(len(_BRANCHES))]
+        return (LEAVES[random.randrange(len(LEAVES))], random.randrange(4))
+    kind = BRANCHES[random.randrange(len(BRANCHES))]
     children = (make_program(random, depth - 1) for _ in range(1 + random.randrange(4)))
     return (kind, random.randrange(4), *children)
 
@@ -161,6 +161,12 @@ class Interpreter:
             self.stage.note(f"{task.get_name()} {self.outcome(task)}")
         for task in pending:
             task.cancel()
+
+    async def _wait_calls(self, number: int, children: list[Node], label: str) -> None:
+        calls = {self.stage.call(): index for index in range(number + 2)}
+        await self.run(children[0])
+        done, pending = await asyncio.wait(set(calls), return_when=asyncio.FIRST_COMPLETED)
+        self.stage.note([(calls[future], self.outcome(future)) for future in (*done, *pending)])
 
     async def _wait_gathers(self, number: int, children: list[Node], label: str) -> None:
         names: dict[asyncio.Future[Any], int] = {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import MongoDBServer, RabbitMQServer, Server, ServerError
+from .guard import PR_SET_PDEATHSIG, set_process_option
 from .install import install
 from .process import Process, say
 
@@ -95,6 +96,7 @@ def main(arguments: list[str]) -> int:
     """Do what the command line says; return the exit code."""
     for ending in ENDINGS:
         signal.signal(ending, interrupt)
+    set_process_option(PR_SET_PDEATHSIG, signal.SIGTERM)  # whoever started us was killed, and nobody waits any more
     try:
         match arguments:
             case ["install"]:

@@ -10,12 +10,12 @@ from callboard.core.events import (
     ContinuedAsNew,
     EventSent,
     ExecutionCompleted,
+    ExecutionStarted,
     Payload,
     SubOrchestrationInstanceCreated,
     TaskScheduled,
     TerminationSent,
     TimerCreated,
-    TimerFired,
 )
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, ParentInstance, Projection, partition_of
@@ -71,8 +71,6 @@ def derive(commit: Commit, partitions: int) -> list[Effect]:
             case TimerCreated():
                 if event.event_id not in commit.timers_cancelled:
                     effects.append(SetTimer(event.event_id, event))
-            case TimerFired():
-                effects.append(ClearTimer(event.timer_id))
             case EventSent():
                 effects.append(Tell(_event(commit, event)))
             case TerminationSent():
@@ -95,24 +93,31 @@ def derive(commit: Commit, partitions: int) -> list[Effect]:
 
 def projection(commit: Commit) -> Projection:
     """What a commit changes in the record of its instance."""
-    continued = commit.continued
-    completed = commit.completed
+    completed, continued = commit.completed, commit.continued
+    started = continued.next if continued else _started(commit)
     return Projection(
         instance_id=commit.instance_id,
         n=commit.n,
         execution_id=commit.execution_id,
+        generation=commit.generation,
         next_execution_id=continued.next.execution_id if continued else commit.execution_id,
+        next_generation=continued.next.generation if continued else commit.generation,
         first=commit.n + 1 if continued else commit.first,
         runtime_status=commit.runtime_status,
         custom_status=commit.custom_status,
         last_updated_time=commit.at,
         parked=commit.parked,
-        input=continued.next.input if continued else None,
+        begins=started is not None,
+        input=started.input if started else None,
         output=_output(completed),
         failure=completed.failure if completed else None,
         completed_time=commit.at if completed else None,
-        generation=continued.next.generation if continued else 0,
     )
+
+
+def _started(commit: Commit) -> ExecutionStarted | None:
+    first = commit.events[0] if commit.events else None
+    return first if isinstance(first, ExecutionStarted) else None
 
 
 def child_failed(record: InstanceRecord, failure: FailureDetails) -> ChildResult | None:

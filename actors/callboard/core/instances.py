@@ -94,6 +94,10 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     events: tuple[HistoryEvent, ...] = ()
     timers_cancelled: tuple[int, ...] = ()
     """Timers of this execution that need not fire any more (history has no event for it)."""
+    generation: int = 0
+    """How often the instance had been continued as new before this execution."""
+    body: str | None = None
+    """Key of the payload that holds ``events``, where they were too large to be stored here."""
     parked: Parked | None = None
 
     @property
@@ -155,23 +159,29 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
 
 
 class Projection(msgspec.Struct, frozen=True, kw_only=True):
-    """What a commit changes in the record of its instance. Applied only while ``head < n``; never creates a record."""
+    """What a commit changes in the record of its instance; never creates a record.
+
+    Applied only while the record's ``head`` is below ``n``, and the record is in ``execution_id`` or, lagging behind a
+    ``continue_as_new``, in a lower generation.
+    """
 
     instance_id: str
     n: int
     execution_id: str
-    """The execution that the record must be in for the change to apply."""
+    """The commit's execution."""
+    generation: int
+    """Its generation."""
     next_execution_id: str
     """The execution after the commit: differs only for ``continue_as_new``."""
+    next_generation: int
     first: int
     runtime_status: RuntimeStatus
     custom_status: Payload | None
     last_updated_time: datetime
     parked: Parked | None = None
+    begins: bool = False
+    """Whether the commit begins an execution, or announces the next: only then ``input`` is written."""
     input: Payload | None = None
-    """The new execution's input; meaningful only where the execution changes."""
     output: Payload | None = None
     failure: FailureDetails | None = None
     completed_time: datetime | None = None
-    generation: int = 0
-    """The new execution's generation; meaningful only where the execution changes."""

@@ -7,6 +7,7 @@ throw it away, load again, judge again.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
@@ -143,6 +144,7 @@ class Activation:
             events=tuple(decision.events),
             timers_cancelled=decision.timers_cancelled,
             parked=decision.parked,
+            generation=state.generation,
         )
         state.apply(commit)
         self._commits = None
@@ -162,7 +164,7 @@ class Activation:
         except NonDeterminismError as error:
             return self._park(inputs, now, str(error))
         except TurnInterrupted as interrupted:
-            return self._park(inputs, now, STUCK + str(interrupted))
+            return self._park(inputs, now, STUCK + _place(interrupted))
         self._unfed = []
         return self._conclude(execution, inputs, pending[step.fed :], step, now)
 
@@ -265,3 +267,8 @@ def _ends_suspended(unfed: Sequence[InputEvent]) -> bool:
         elif isinstance(event, ExecutionResumed):
             suspended = False
     return suspended
+
+
+def _place(interrupted: TurnInterrupted) -> str:
+    """Where the code was: what the interrupt says of itself, or the last frames of its traceback."""
+    return str(interrupted) or "".join(traceback.format_tb(interrupted.__traceback__)[-3:])

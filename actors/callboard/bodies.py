@@ -1,0 +1,58 @@
+"""Commits whose events are too large for one document: the events are kept as a payload, put there before the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from callboard.core.events import ContinuedAsNew, ExecutionCompleted, HistoryEvent
+from callboard.core.instances import Commit
+from callboard.ports import LoadedInstance, Store
+
+#: Size of a commit's events beyond which they are stored apart, in bytes (estimated; characters may take up to four).
+MOST_INLINE = 786_432
+
+_decoder: msgspec.json.Decoder[tuple[HistoryEvent, ...]] = msgspec.json.Decoder(tuple[HistoryEvent, ...])
+_encode = msgspec.json.Encoder().encode
+
+
+async def stored(store: Store, commit: Commit) -> Commit:
+    """The commit as it is to be appended: itself, or without its events and with the key of the payload that has them."""
+    if estimated_size(commit.events) <= MOST_INLINE:
+        return commit
+    # What ends an execution stays in the commit: the store and the sweep look for it.
+    tail = tuple(event for event in commit.events[-1:] if isinstance(event, (ContinuedAsNew, ExecutionCompleted)))
+    key = await store.put_payload(commit.instance_id, _encode(commit.events[: len(commit.events) - len(tail)]))
+    return msgspec.structs.replace(commit, events=tail, body=key)
+
+
+async def restored(store: Store, commit: Commit) -> Commit:
+    """The commit as it was decided."""
+    if commit.body is None:
+        return commit
+    events = _decoder.decode(await store.get_payload(commit.body))
+    return msgspec.structs.replace(commit, events=events + commit.events, body=None)
+
+
+async def restored_all(store: Store, commits: Sequence[Commit]) -> list[Commit]:
+    return [commit if commit.body is None else await restored(store, commit) for commit in commits]
+
+
+async def load_instances(store: Store, instance_ids: Sequence[str]) -> dict[str, LoadedInstance]:
+    """`Store.load`, with the events of large commits."""
+    loaded = await store.load(instance_ids)
+    for instance_id, instance in loaded.items():
+        if any(commit.body is not None for commit in instance.commits):
+            commits = tuple(await restored_all(store, instance.commits))
+            loaded[instance_id] = msgspec.structs.replace(instance, commits=commits)
+    return loaded
+
+
+def estimated_size(events: Sequence[HistoryEvent]) -> int:
+    """Estimate of the events' encoded size, in bytes."""
+    size = 0
+    for event in events:
+        payload = getattr(event, "input", None) or getattr(event, "result", None)
+        size += 256 + len(payload or "")
+    return size

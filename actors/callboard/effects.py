@@ -1,0 +1,228 @@
+"""Carries out what commits bring about, until all of it is confirmed.
+
+A commit is *in flight* here from the moment it is durable until its effects are done and it is marked sent, or until one of them
+has failed: then it is forgotten, and the sweep of whoever owns the partition carries all of it out again. Receivers deduplicate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from callboard.batching import Batcher
+from callboard.core import effects as core
+from callboard.core.failure import FailureDetails
+from callboard.core.instances import Commit, CommitKey, InstanceRecord, Projection
+from callboard.core.messages import InstanceMessage, StartExecution
+from callboard.errors import InstanceAlreadyExistsError, UnroutableError
+from callboard.mailbox import Letter
+from callboard.packs import Packer
+from callboard.ports import CreateOutcome, Destination, Host, Store, TimerRow
+from callboard.routes import Routes, Sender
+from callboard.timers import Timers
+
+log = logging.getLogger("callboard")
+
+
+class Sending:
+    """One commit whose effects are under way: counts them down."""
+
+    __slots__ = ("_ended", "commit", "failed", "remaining")
+
+    def __init__(self, commit: Commit, ended: Callable[[Sending], None]) -> None:
+        self.commit = commit
+        self.remaining = 1  # held by the one who starts the effects
+        self.failed = False
+        self._ended = ended
+
+    def hold(self) -> Sending:
+        self.remaining += 1
+        return self
+
+    def settle(self) -> None:
+        self.remaining -= 1
+        if self.remaining == 0:
+            self._ended(self)
+
+    def abandon(self) -> None:
+        self.failed = True
+        self.settle()
+
+    def sent(self, error: BaseException | None) -> None:
+        """For a publish: an unroutable message is done, because its receiver is gone."""
+        if error is None or isinstance(error, UnroutableError):
+            self.settle()
+        else:
+            self.abandon()
+
+    def stored(self, _result: object, error: BaseException | None) -> None:
+        """For a write."""
+        if error is None:
+            self.settle()
+        else:
+            log.error("An effect of commit %d of %s failed: %s", self.commit.n, self.commit.instance_id, error)
+            self.abandon()
+
+
+class Effects:
+    """Carries out the effects of commits.
+
+    Args:
+        post: Puts a letter into a mailbox of this worker; False if the partition is not owned here.
+        ended: Called when an instance's record shows that it is terminal.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        packer: Packer,
+        routes: Routes,
+        timers: Timers,
+        *,
+        post: Callable[[Letter], bool],
+        ended: Callable[[Commit], None],
+    ) -> None:
+        self._packer = packer
+        self._routes = routes
+        self._sender = Sender(packer, routes)
+        self._timers = timers
+        self._post = post
+        self._announce = ended
+        self._in_flight: dict[tuple[str, int], Sending] = {}
+        self._projections: Batcher[Projection, None] = Batcher(
+            store.project, host, name="project", parallel=2, key=_instance
+        )
+        self._children: Batcher[InstanceRecord, CreateOutcome] = Batcher(store.create, host, name="create")
+        self._timer_rows: Batcher[TimerRow, None] = Batcher(store.put_timers, host, name="set timers")
+        self._timers_gone: Batcher[TimerRow, None] = Batcher(store.delete_timers, host, name="clear timers")
+        self._executions_gone: Batcher[tuple[str, str], None] = Batcher(
+            store.delete_execution_timers, host, name="clear timers"
+        )
+        self._marks: Batcher[CommitKey, None] = Batcher(store.mark_sent, host, name="mark sent")
+        timers.on_settled = self._clear_timer
+
+    @property
+    def idle(self) -> bool:
+        """Whether every commit's effects are done and marked."""
+        return not self._in_flight
+
+    def in_flight(self, commit: Commit) -> bool:
+        return (commit.instance_id, commit.n) in self._in_flight
+
+    def dispatch(self, commit: Commit) -> None:
+        """Starts a durable commit's effects. One that is in flight already is left alone."""
+        key = (commit.instance_id, commit.n)
+        if key in self._in_flight:
+            return
+        sending = self._in_flight[key] = Sending(commit, self._done)
+        if commit.terminal:
+            # The record is written before anybody is told, so that whoever is told and looks sees the end.
+            self._projections.submit(core.projection(commit), self._projected(sending.hold()))
+        else:
+            self._projections.submit(core.projection(commit), sending.hold().stored)
+            self._carry_out(sending)
+        sending.settle()
+
+    async def aclose(self) -> None:
+        """Stops; what is not done yet is swept by the partition's next owner."""
+        for batcher in self._batchers():
+            await batcher.aclose()
+
+    def _batchers(self) -> Sequence[Batcher[object, object]]:
+        batchers = (
+            self._projections,
+            self._children,
+            self._timer_rows,
+            self._timers_gone,
+            self._executions_gone,
+            self._marks,
+        )
+        return batchers  # type: ignore[return-value] # pyright: ignore[reportReturnType] # only closed, whatever they carry
+
+    def _projected(self, sending: Sending) -> Callable[[None, BaseException | None], None]:
+        def done(_result: None, error: BaseException | None) -> None:
+            if error is None:
+                self._carry_out(sending)
+                self._announce(sending.commit)
+            sending.stored(None, error)
+
+        return done
+
+    def _carry_out(self, sending: Sending) -> None:
+        commit = sending.commit
+        for effect in core.derive(commit, self._routes.partitions):
+            match effect:
+                case core.CallActivity(call):
+                    self._packer.send(Destination.activities(call.queue), call, sending.hold().sent)
+                case core.Tell(message):
+                    self._tell(message, sending.hold())
+                case core.StartChild(record):
+                    self._children.submit(record, self._child_created(record, sending.hold()))
+                case core.SetTimer(timer_id, due):
+                    row = _timer_row(commit, timer_id, due)
+                    self._timers.schedule(row)
+                    self._timer_rows.submit(row, sending.hold().stored)
+                case core.ClearTimer(timer_id):
+                    row = _timer_row(commit, timer_id)
+                    self._timers.cancel(row)
+                    self._timers_gone.submit(row, sending.hold().stored)
+                case core.ClearExecutionTimers():
+                    self._executions_gone.submit((commit.instance_id, commit.execution_id), sending.hold().stored)
+
+    def _tell(self, message: InstanceMessage, sending: Sending) -> None:
+        """A copy in memory if the receiver is ours: the commit stays in flight until the receiver's commit has taken it."""
+        if not self._post(Letter(message, sending)):
+            self._sender.tell(message, sending.sent)
+
+    def _child_created(
+        self, record: InstanceRecord, sending: Sending
+    ) -> Callable[[CreateOutcome | None, BaseException | None], None]:
+        def done(outcome: CreateOutcome | None, error: BaseException | None) -> None:
+            if outcome is None:
+                sending.stored(None, error)
+            elif outcome.created:
+                start = StartExecution(instance_id=record.instance_id, execution_id=record.execution_id)
+                self._tell(start, sending)
+            else:
+                self._refuse_child(record, outcome, sending)
+
+        return done
+
+    def _refuse_child(self, record: InstanceRecord, outcome: CreateOutcome, sending: Sending) -> None:
+        status = outcome.existing.runtime_status if outcome.existing else "in use"
+        failure = FailureDetails.from_exception(InstanceAlreadyExistsError(record.instance_id, status))
+        message = core.child_failed(record, failure)
+        if message is None:
+            sending.settle()
+        else:
+            self._tell(message, sending)
+
+    def _done(self, sending: Sending) -> None:
+        commit = sending.commit
+        key = CommitKey(commit.instance_id, commit.n)
+        if sending.failed:
+            self._in_flight.pop((commit.instance_id, commit.n), None)
+            return
+        self._marks.submit(key, lambda _result, _error: self._marked(key))
+
+    def _marked(self, key: CommitKey) -> None:
+        self._in_flight.pop((key.instance_id, key.n), None)
+
+    def _clear_timer(self, row: TimerRow) -> None:
+        self._timers_gone.submit(row, lambda _result, _error: None)
+
+
+def _instance(projection: Projection) -> str:
+    return projection.instance_id
+
+
+def _timer_row(commit: Commit, timer_id: int, due: core.TimerCreated | None = None) -> TimerRow:
+    return TimerRow(
+        instance_id=commit.instance_id,
+        execution_id=commit.execution_id,
+        timer_id=timer_id,
+        partition=commit.partition,
+        fire_at=due.fire_at if due else commit.at,
+    )
+

@@ -1,0 +1,79 @@
+"""What waits for an instance: letters, and who must hear that they are settled."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from callboard.core.messages import InstanceMessage
+from callboard.core.turn import Activation
+from callboard.ports import Delivery
+
+
+class Account(Protocol):
+    """Whoever must hear what became of a letter."""
+
+    def settle(self) -> None:
+        """The letter was committed, or rightly dropped."""
+        ...
+
+    def abandon(self) -> None:
+        """This worker no longer cares for the letter: it must come again, here or elsewhere."""
+        ...
+
+
+class PackAccount:
+    """Counts the letters of one broker message; the last to be settled acks it."""
+
+    __slots__ = ("_delivery", "_remaining")
+
+    def __init__(self, delivery: Delivery, letters: int) -> None:
+        self._delivery = delivery
+        self._remaining = letters
+
+    def settle(self) -> None:
+        self._remaining -= 1
+        if self._remaining == 0:
+            self._delivery.ack()
+
+    def abandon(self) -> None:
+        """Leaves the broker message unacked: the broker gives it to the partition's next owner."""
+
+
+class Unaccounted:
+    """For letters that nobody waits for: a sweep or a timer's row makes them again."""
+
+    def settle(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+
+UNACCOUNTED = Unaccounted()
+
+
+class Letter:
+    """One message for an instance."""
+
+    __slots__ = ("account", "message")
+
+    def __init__(self, message: InstanceMessage, account: Account = UNACCOUNTED) -> None:
+        self.message = message
+        self.account = account
+
+
+class Actor:
+    """An instance as this worker holds it: its mailbox, and its activation while that is hot."""
+
+    __slots__ = ("activation", "busy", "instance_id", "letters", "partition", "size")
+
+    def __init__(self, instance_id: str, partition: int) -> None:
+        self.instance_id = instance_id
+        self.partition = partition
+        self.letters: deque[Letter] = deque()
+        self.activation: Activation | None = None
+        self.busy = False
+        """A load, a turn or a commit is under way: letters wait."""
+        self.size = 0
+        """Estimate of the activation's memory, in bytes."""

@@ -1,0 +1,381 @@
+"""The turn loop: mailboxes in, commits out.
+
+``deliver → mailbox → turn → COMMIT → settle ∥ effects``. Rules of this file:
+
+* One thing at a time happens to an instance (`Actor.busy`): load, turn, commit. Letters wait meanwhile, and all of them go into
+  its next turn.
+* No letter is settled and no effect leaves before the commit that took the letter is durable. A letter that no commit takes is
+  settled only if its message was consumed before, or a linearizable read says that what speaks against it is current.
+* A lost race costs the activation, nothing else: load again, judge again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from callboard.batching import Batcher, retrying
+from callboard.bodies import estimated_size, load_instances, stored
+from callboard.core.execution import Orchestration
+from callboard.core.instances import Commit, InstanceRecord
+from callboard.core.messages import InstanceMessage, Resume, Terminate, Wake
+from callboard.core.turn import Turn
+from callboard.mailbox import Actor, Letter
+from callboard.ports import AppendOutcome, Host, LoadedInstance, Store
+from callboard.registry import Registry
+from callboard.turnthread import Hung, StuckOrchestration, TurnJob, TurnThread
+
+log = logging.getLogger("callboard")
+
+#: Most messages that one turn takes.
+MOST_MESSAGES = 1_000
+#: Bytes of input from which on a turn takes no further message.
+MOST_BYTES = 1_048_576
+#: Most turns that go to the thread at once, so that the loop hears of the first ones soon.
+MOST_TURNS = 200
+#: Most instances that are loaded by one query.
+MOST_LOADS = 200
+#: Memory for activations that wait, in bytes (estimated); the least recently used are evicted beyond it.
+MEMORY = 256 * 1_048_576
+#: Estimated memory of an activation without its values, in bytes.
+ACTIVATION_SIZE = 12_288
+
+
+class TurnLoop:
+    """Runs the turns of all instances that this worker owns.
+
+    Args:
+        committed: Called with each commit once it is durable, from the event loop.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        registry: Registry,
+        committed: Callable[[Commit], None],
+        *,
+        memory: int = MEMORY,
+        thread: TurnThread | None = None,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._registry = registry
+        self._committed = committed
+        self._memory = memory
+        self._thread = thread or TurnThread(host, registry)
+        self._actors: dict[str, Actor] = {}
+        self._ready: dict[str, Actor] = {}
+        self._loaded: list[tuple[Actor, LoadedInstance]] = []
+        self._idle: OrderedDict[str, Actor] = OrderedDict()
+        self._idle_size = 0
+        self._stuck: dict[str, str] = {}
+        self._wake = asyncio.Event()
+        self._owned: frozenset[int] = frozenset()
+        self._commits: Batcher[Commit, AppendOutcome] = Batcher(
+            lambda commits: self._append(commits), host, name="commit", most=500, parallel=2
+        )
+        self._loads: Batcher[str, LoadedInstance | None] = Batcher(
+            lambda ids: self._load(ids), host, name="load", most=MOST_LOADS, parallel=2
+        )
+        self.statistics = TurnStatistics()
+
+    # What comes in
+
+    def post(self, letter: Letter, partition: int) -> None:
+        """Puts a letter into its instance's mailbox. The partition must be owned; if not, the letter is abandoned."""
+        if partition not in self._owned:
+            letter.account.abandon()
+            return
+        instance_id = letter.message.instance_id
+        actor = self._actors.get(instance_id)
+        if actor is None:
+            actor = self._actors[instance_id] = Actor(instance_id, partition)
+        actor.letters.append(letter)
+        if not actor.busy:
+            self._make_ready(actor)
+
+    def own(self, partitions: frozenset[int]) -> None:
+        """Sets the partitions whose instances run here; those of others are dropped, with their letters."""
+        lost = self._owned - partitions
+        self._owned = partitions
+        if not lost:
+            return
+        for actor in [actor for actor in self._actors.values() if actor.partition in lost]:
+            self._drop(actor)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is under way and nothing waits."""
+        return not self._ready and not any(actor.busy or actor.letters for actor in self._actors.values())
+
+    def is_active(self, instance_id: str) -> bool:
+        """Whether the instance is held here, with something under way or waiting."""
+        actor = self._actors.get(instance_id)
+        return actor is not None and (actor.busy or bool(actor.letters))
+
+    # The loop
+
+    async def run(self) -> None:
+        """Runs turns until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            jobs = self._next_jobs()
+            if jobs:
+                await self._run_turns(jobs)
+            if self._ready or self._loaded:
+                self._wake.set()
+
+    async def aclose(self) -> None:
+        """Stops committing and closes all activations, without running their code in a live context."""
+        await self._commits.aclose()
+        await self._loads.aclose()
+        for actor in list(self._actors.values()):
+            self._drop(actor)
+        await self._thread.run((), self._host.now())
+        self._thread.close()
+
+    def _next_jobs(self) -> list[tuple[Actor, list[Letter], TurnJob]]:
+        jobs: list[tuple[Actor, list[Letter], TurnJob]] = []
+        loaded, self._loaded = self._loaded[:MOST_TURNS], self._loaded[MOST_TURNS:]
+        for actor, instance in loaded:
+            jobs.append(self._job(actor, instance))
+        while self._ready and len(jobs) < MOST_TURNS:
+            _, actor = self._ready.popitem()
+            actor.busy = True
+            if actor.activation is None:
+                self._loads.submit(actor.instance_id, self._on_loaded(actor))
+            else:
+                jobs.append(self._job(actor, None))
+        return [job for job in jobs if job[1]]
+
+    def _job(self, actor: Actor, loaded: LoadedInstance | None) -> tuple[Actor, list[Letter], TurnJob]:
+        letters = _take(actor)
+        if not letters:  # dropped meanwhile
+            actor.busy = False
+        orchestration = self._code_for(loaded.record, letters) if loaded else None
+        messages = [letter.message for letter in letters]
+        return actor, letters, TurnJob(actor.instance_id, messages, actor.activation, loaded, orchestration)
+
+    def _code_for(self, record: InstanceRecord, letters: Sequence[Letter]) -> Orchestration | None:
+        if any(isinstance(letter.message, (Resume, Wake)) for letter in letters):
+            self._stuck.pop(record.instance_id, None)
+        if (place := self._stuck.get(record.instance_id)) is not None:
+            return StuckOrchestration(place)
+        return self._registry.orchestrations.get(record.name)
+
+    async def _run_turns(self, jobs: Sequence[tuple[Actor, list[Letter], TurnJob]]) -> None:
+        hung = await self._thread.run([job for _, _, job in jobs], self._host.now())
+        for position, (actor, letters, job) in enumerate(jobs):
+            if hung is not None and position >= hung.position:
+                self._on_hung(actor, letters, hung if position == hung.position else None)
+            elif job.turn is None:
+                self._on_turn_failed(actor, letters, job)
+            else:
+                actor.activation = job.activation
+                self._on_turn(actor, letters, job.turn)
+
+    # What becomes of a turn
+
+    def _on_turn(self, actor: Actor, letters: list[Letter], turn: Turn) -> None:
+        self.statistics.turns += 1
+        if turn.commit is not None:
+            self._commits.submit(turn.commit, self._on_committed(actor, letters, turn.commit))
+        elif turn.unknown:
+            self._host.spawn(self._confirm_drop(actor, letters), name="callboard confirm")
+        else:
+            self._settle(actor, letters)
+
+    def _on_committed(
+        self, actor: Actor, letters: list[Letter], commit: Commit
+    ) -> Callable[[AppendOutcome | None, BaseException | None], None]:
+        def done(outcome: AppendOutcome | None, error: BaseException | None) -> None:
+            if outcome is AppendOutcome.COMMITTED:
+                self.statistics.commits += 1
+                self._committed(commit)
+                self._keep(actor, commit)
+                self._settle(actor, letters)
+                return
+            if error is None:
+                self.statistics.lost_races += 1
+                log.info("Lost the race for commit %d of %s; judging again", commit.n, commit.instance_id)
+            else:
+                log.error("Commit %d of %s was refused: %s", commit.n, commit.instance_id, error)
+            self._again(actor, letters)
+
+        return done
+
+    async def _confirm_drop(self, actor: Actor, letters: list[Letter]) -> None:
+        """Drops letters that fit nothing known, if a linearizable read says that what is known is current."""
+        state = actor.activation.state if actor.activation else None
+        n, execution = (state.n, state.execution_id) if state else (-1, None)
+        current = await retrying(lambda: self._store.confirm(actor.instance_id, n, execution), self._host, "confirm")
+        if current:
+            for letter in letters:
+                log.info("Dropped %s for %s: nothing waits for it", type(letter.message).__name__, actor.instance_id)
+            self._settle(actor, letters)
+        else:
+            self._again(actor, letters)
+
+    def _settle(self, actor: Actor, letters: Sequence[Letter]) -> None:
+        for letter in letters:
+            letter.account.settle()
+        self._free(actor)
+
+    def _again(self, actor: Actor, letters: Sequence[Letter]) -> None:
+        """Throws the activation away and puts the letters back, in front, to be judged by what the store says."""
+        self._evict(actor)
+        actor.letters.extendleft(reversed(letters))
+        self._free(actor)
+
+    def _free(self, actor: Actor) -> None:
+        actor.busy = False
+        if actor.partition not in self._owned:
+            self._drop(actor)
+        elif actor.letters:
+            self._make_ready(actor)
+        elif actor.activation is None:
+            self._actors.pop(actor.instance_id, None)
+        else:
+            self._rest(actor)
+
+    def _on_hung(self, actor: Actor, letters: list[Letter], hung: Hung | None) -> None:
+        actor.activation = None  # never closed: a thread still runs in it
+        if hung is not None:
+            self._stuck[actor.instance_id] = hung.place
+        self._again(actor, letters)
+
+    def _on_turn_failed(self, actor: Actor, letters: list[Letter], job: TurnJob) -> None:
+        """An error of ours, or a history that cannot be read: the letters stay unsettled, others are not held up."""
+        log.error("The turn of %s failed", actor.instance_id, exc_info=job.error)
+        actor.activation = job.activation
+        self._host.spawn(self._later(actor, letters), name="callboard retry")
+
+    async def _later(self, actor: Actor, letters: list[Letter]) -> None:
+        await self._host.sleep(1 + self._host.random())
+        self._again(actor, letters)
+
+    # Loading
+
+    async def _load(self, instance_ids: Sequence[str]) -> list[LoadedInstance | None]:
+        loaded = await load_instances(self._store, list(dict.fromkeys(instance_ids)))
+        self.statistics.loads += len(loaded)
+        return [loaded.get(instance_id) for instance_id in instance_ids]
+
+    def _on_loaded(self, actor: Actor) -> Callable[[LoadedInstance | None, BaseException | None], None]:
+        def done(loaded: LoadedInstance | None, error: BaseException | None) -> None:
+            if error is not None:
+                log.error("Loading %s failed: %s", actor.instance_id, error)
+                self._host.spawn(self._later(actor, []), name="callboard retry")
+            elif loaded is None:
+                self._host.spawn(self._on_missing(actor), name="callboard missing")
+            else:
+                self._loaded.append((actor, loaded))
+                self._wake.set()
+
+        return done
+
+    async def _on_missing(self, actor: Actor) -> None:
+        """Messages for an instance without a record: a child's early termination is recorded, the others may be dropped."""
+        letters = _take(actor)
+        for letter in letters:
+            if isinstance(letter.message, Terminate) and letter.message.execution_id is not None:
+                await self._record_terminated(letter.message, letter.message.execution_id, actor.partition)
+                self._settle(actor, letters)
+                return
+        await self._confirm_drop(actor, letters)
+
+    async def _record_terminated(self, message: Terminate, execution_id: str, partition: int) -> None:
+        record = InstanceRecord(
+            instance_id=message.instance_id,
+            partition=partition,
+            execution_id=execution_id,
+            name=message.name or "",
+            runtime_status="Terminated",
+            output=message.reason,
+            created_time=message.at,
+            last_updated_time=message.at,
+            completed_time=message.at,
+        )
+        await retrying(lambda: self._store.create([record]), self._host, "create")
+
+    async def _append(self, commits: Sequence[Commit]) -> list[AppendOutcome]:
+        return await self._store.append([await stored(self._store, commit) for commit in commits])
+
+    # Hot activations
+
+    def _make_ready(self, actor: Actor) -> None:
+        if self._idle.pop(actor.instance_id, None) is not None:
+            self._idle_size -= actor.size
+        self._ready[actor.instance_id] = actor
+        self._wake.set()
+
+    def _keep(self, actor: Actor, commit: Commit) -> None:
+        """Counts a commit's values to the activation's memory; ends one that goes no further."""
+        activation = actor.activation
+        if activation is None:
+            return
+        if commit.terminal or not activation.hot:
+            self._evict(actor)
+        else:
+            actor.size = max(actor.size, ACTIVATION_SIZE) + estimated_size(commit.events)
+
+    def _rest(self, actor: Actor) -> None:
+        self._idle[actor.instance_id] = actor
+        self._idle_size += actor.size
+        while self._idle_size > self._memory and self._idle:
+            _, oldest = self._idle.popitem(last=False)
+            self._idle_size -= oldest.size
+            self._evict(oldest)
+            self._actors.pop(oldest.instance_id, None)
+            self.statistics.evictions += 1
+
+    def _evict(self, actor: Actor) -> None:
+        if actor.activation is not None:
+            self._thread.discard(actor.activation)
+            actor.activation = None
+            actor.size = 0
+
+    def _drop(self, actor: Actor) -> None:
+        """Forgets an instance that is not ours any more. What is under way for it ends by itself."""
+        for letter in actor.letters:
+            letter.account.abandon()
+        actor.letters.clear()
+        self._ready.pop(actor.instance_id, None)
+        if self._idle.pop(actor.instance_id, None) is not None:
+            self._idle_size -= actor.size
+        if not actor.busy:
+            self._evict(actor)
+            self._actors.pop(actor.instance_id, None)
+
+
+class TurnStatistics:
+    """Counts since the worker started."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.commits = 0
+        self.lost_races = 0
+        self.loads = 0
+        self.evictions = 0
+
+
+def _take(actor: Actor) -> list[Letter]:
+    """The letters of the next turn: as many as its limits allow."""
+    letters: list[Letter] = []
+    size = 0
+    while actor.letters and len(letters) < MOST_MESSAGES and size < MOST_BYTES:
+        letter = actor.letters.popleft()
+        size += message_size(letter.message)
+        letters.append(letter)
+    return letters
+
+
+def message_size(message: InstanceMessage) -> int:
+    """Estimate of what a message adds to a commit, in bytes."""
+    payload = getattr(message, "result", None) or getattr(message, "input", None) or getattr(message, "reason", None)
+    return 256 + len(payload or "")
+

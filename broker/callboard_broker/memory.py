@@ -1,0 +1,343 @@
+"""A broker in memory, for tests: the same contract, and switches for everything that can go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
+
+from callboard.errors import BrokerUnavailableError, PayloadTooLargeError, UnroutableError
+from callboard.ports import Delivery, Destination, DestinationKind, Subscription
+from callboard_broker.topology import ACTIVITY_DELIVERY_LIMIT, check_destination, check_hub
+
+MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(slots=True, kw_only=True)
+class MemoryFaults:
+    """What goes wrong, and how often; may be changed at any time. Probabilities are from 0 to 1."""
+
+    seed: int = 0
+    duplicate: float = 0.0
+    """Chance that a published message is kept twice."""
+    reorder: float = 0.0
+    """Chance that a message takes a random place in its queue, when it is published and when it comes back."""
+    delay_seconds: float = 0.0
+    """Each message can be delivered only after a random part of this."""
+    lose_confirms: float = 0.0
+    """Chance that ``publish`` raises ``BrokerUnavailableError`` though the message is kept."""
+    lose_publishes: float = 0.0
+    """Chance that ``publish`` raises ``BrokerUnavailableError`` and the message is not kept."""
+    random: random.Random = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+
+    def happens(self, chance: float) -> bool:
+        """Decides one case; asks for no random number when the switch is off, so that switches do not disturb each other."""
+        return chance > 0 and self.random.random() < chance
+
+
+@dataclass(slots=True, eq=False)
+class _Message:
+    body: bytes
+    headers: dict[str, str]
+    deliveries: int = 0
+    redelivered: bool = False
+
+
+class _Queue:
+    """One queue and its consumers."""
+
+    def __init__(self, hub: _Hub, destination: Destination) -> None:
+        self.ready: deque[_Message] = deque()
+        self.consumers: deque[_Consumer] = deque()
+        self._hub = hub
+        self._limit = ACTIVITY_DELIVERY_LIMIT if destination.kind is DestinationKind.ACTIVITIES else None
+        self._pumping = False
+
+    def put(self, message: _Message, faults: MemoryFaults) -> None:
+        if faults.delay_seconds > 0:
+            asyncio.get_running_loop().call_later(
+                faults.random.random() * faults.delay_seconds, self._insert, message, len(self.ready), faults
+            )
+        else:
+            self._insert(message, len(self.ready), faults)
+
+    def give_back(self, messages: list[_Message], faults: MemoryFaults) -> None:
+        """Takes back what was delivered and not acked; it is delivered before what waits, as a quorum queue does."""
+        for message in reversed(messages):
+            message.redelivered = True
+            if self._limit is not None and message.deliveries > self._limit:
+                self._hub.queue(Destination.dead_letters()).put(_Message(message.body, message.headers), faults)
+            else:
+                self._insert(message, 0, faults)
+
+    def _insert(self, message: _Message, place: int, faults: MemoryFaults) -> None:
+        if faults.happens(faults.reorder):
+            place = faults.random.randint(0, len(self.ready))
+        self.ready.insert(place, message)
+        self.pump()
+
+    def pump(self) -> None:
+        """Delivers soon; never from within ``publish`` or ``ack``, as a real broker would not."""
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self._pumping = False
+        while self.ready and (consumer := self._next_consumer()) is not None:
+            consumer.deliver(self.ready.popleft())
+
+    def _next_consumer(self) -> _Consumer | None:
+        for _ in range(len(self.consumers)):
+            self.consumers.rotate(-1)
+            if self.consumers[-1].has_room:
+                return self.consumers[-1]
+        return None
+
+
+class _Hub:
+    """The queues of one hub."""
+
+    def __init__(self) -> None:
+        self.queues: dict[Destination, _Queue] = {}
+
+    def queue(self, destination: Destination) -> _Queue:
+        if destination not in self.queues:
+            self.queues[destination] = _Queue(self, destination)
+        return self.queues[destination]
+
+
+class MemoryServer:
+    """What brokers share: queues and faults. Pass one to every ``MemoryBroker`` that shall see the same messages.
+
+    Attributes:
+        faults: What goes wrong; may be changed at any time.
+    """
+
+    def __init__(self, faults: MemoryFaults | None = None) -> None:
+        self.faults = faults or MemoryFaults()
+        self._hubs: dict[str, _Hub] = {}
+        self._brokers: list[MemoryBroker] = []
+
+    def hub(self, name: str) -> _Hub:
+        return self._hubs.setdefault(name, _Hub())
+
+    def attach(self, broker: MemoryBroker) -> None:
+        if broker not in self._brokers:
+            self._brokers.append(broker)
+
+    def detach(self, broker: MemoryBroker) -> None:
+        if broker in self._brokers:
+            self._brokers.remove(broker)
+
+    def drop_connections(self, *, outage_seconds: float = 0.0) -> None:
+        """Breaks every connection: unacked messages come again, inboxes lose theirs, consumers are back after the outage."""
+        for broker in list(self._brokers):
+            broker.drop_connection(outage_seconds=outage_seconds)
+
+
+_SERVERS: WeakValueDictionary[str, MemoryServer] = WeakValueDictionary()
+
+
+class _Delivery:
+    """One message in a consumer's hands, on one connection."""
+
+    __slots__ = ("_consumer", "_generation", "_message", "_number", "redelivered")
+
+    def __init__(self, consumer: _Consumer, generation: int, number: int, message: _Message) -> None:
+        self._consumer, self._generation, self._number, self._message = consumer, generation, number, message
+        self.redelivered = message.redelivered
+
+    @property
+    def body(self) -> bytes:
+        return self._message.body
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._message.headers
+
+    def ack(self) -> None:
+        self._consumer.settle(self._generation, self._number, give_back=False)
+
+    def reject(self) -> None:
+        self._consumer.settle(self._generation, self._number, give_back=True)
+
+
+class _Consumer:
+    """A running consumer; a lost connection ends its generation, not the consumer."""
+
+    def __init__(
+        self, broker: MemoryBroker, destination: Destination, on_delivery: Callable[[Delivery], None], prefetch: int
+    ) -> None:
+        self._broker, self._destination = broker, destination
+        self._on_delivery, self._prefetch = on_delivery, prefetch
+        self._unacked: dict[int, _Message] = {}
+        self._numbers = itertools.count()
+        self._generation = 0
+        self._queue: _Queue | None = None
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._unacked) < self._prefetch
+
+    def deliver(self, message: _Message) -> None:
+        number = next(self._numbers)
+        message.deliveries += 1
+        self._unacked[number] = message
+        self._on_delivery(_Delivery(self, self._generation, number, message))
+
+    def settle(self, generation: int, number: int, *, give_back: bool) -> None:
+        if generation != self._generation or self._queue is None:
+            return
+        message = self._unacked.pop(number, None)
+        if message is None:
+            return
+        if give_back:
+            self._queue.give_back([message], self._broker.faults)
+        self._queue.pump()
+
+    def connect(self) -> None:
+        self._queue = self._broker.hub.queue(self._destination)
+        self._queue.consumers.append(self)
+        self._queue.pump()
+
+    def disconnect(self) -> None:
+        """Returns what is not acked; an inbox goes with its consumer."""
+        queue, self._queue = self._queue, None
+        if queue is None:
+            return
+        self._generation += 1
+        queue.consumers.remove(self)
+        unacked, self._unacked = list(self._unacked.values()), {}
+        if self._destination.kind is not DestinationKind.INBOX:
+            queue.give_back(unacked, self._broker.faults)
+        elif not queue.consumers:
+            self._broker.hub.queues.pop(self._destination, None)
+
+    async def aclose(self) -> None:
+        self.disconnect()
+        self._broker.forget(self)
+
+
+class MemoryBroker:
+    """Carries messages within the process.
+
+    Brokers that share a ``MemoryServer`` see the same queues. See ``callboard.ports.Broker`` for the contract.
+    """
+
+    def __init__(
+        self,
+        server: MemoryServer | None = None,
+        *,
+        message_limit_bytes: int = MESSAGE_LIMIT_BYTES,
+        publish_timeout_seconds: float = 30.0,
+    ) -> None:
+        self.server = server or MemoryServer()
+        self._message_limit, self._publish_timeout = message_limit_bytes, publish_timeout_seconds
+        self._hub: _Hub | None = None
+        self._partitions = 0
+        self._consumers: list[_Consumer] = []
+        self._reconnected: list[Callable[[], None]] = []
+        self._online = asyncio.Event()
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> MemoryBroker:
+        """Makes a broker on ``memory://name``; those of one name share their queues while one of them lives."""
+        name = urlsplit(url).netloc
+        server = _SERVERS.get(name) or MemoryServer()
+        _SERVERS[name] = server
+        return cls(server, **options)
+
+    @property
+    def faults(self) -> MemoryFaults:
+        """What goes wrong, shared with everyone on the server."""
+        return self.server.faults
+
+    @property
+    def hub(self) -> _Hub:
+        if self._hub is None:
+            raise BrokerUnavailableError("The broker is not open. Call open() first, and not after aclose().")
+        return self._hub
+
+    async def open(self, hub: str, partitions: int) -> None:
+        check_hub(hub)
+        self._hub, self._partitions = self.server.hub(hub), partitions
+        self.server.attach(self)
+        self._online.set()
+
+    async def publish(self, destination: Destination, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        check_destination(destination, self._partitions)
+        if len(body) > self._message_limit:
+            raise PayloadTooLargeError("A message", len(body), self._message_limit)
+        await self._until_online()
+        hub, faults = self.hub, self.faults
+        if destination.kind is DestinationKind.INBOX and destination not in hub.queues:
+            raise UnroutableError(destination)
+        if faults.happens(faults.lose_publishes):
+            raise BrokerUnavailableError("The connection broke before the message was sent (a fault asked for by the test).")
+        for _ in range(2 if faults.happens(faults.duplicate) else 1):
+            hub.queue(destination).put(_Message(bytes(body), dict(headers or {})), faults)
+        if faults.happens(faults.lose_confirms):
+            raise BrokerUnavailableError("The connection broke before the confirm (a fault asked for by the test).")
+
+    async def _until_online(self) -> None:
+        await asyncio.sleep(0)
+        if not self._online.is_set():
+            try:
+                await asyncio.wait_for(self._online.wait(), self._publish_timeout)
+            except TimeoutError as error:
+                raise BrokerUnavailableError(f"Not connected for {self._publish_timeout:g} seconds.") from error
+
+    async def consume(
+        self, destination: Destination, on_delivery: Callable[[Delivery], None], *, prefetch: int = 100
+    ) -> Subscription:
+        check_destination(destination, self._partitions)
+        await self._until_online()
+        consumer = _Consumer(self, destination, on_delivery, prefetch)
+        consumer.connect()
+        self._consumers.append(consumer)
+        return consumer
+
+    def forget(self, consumer: _Consumer) -> None:
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        self._reconnected.append(callback)
+
+    async def depth(self, destination: Destination) -> int:
+        check_destination(destination, self._partitions)
+        queue = self.hub.queues.get(destination)
+        return len(queue.ready) if queue else 0
+
+    def drop_connection(self, *, outage_seconds: float = 0.0) -> None:
+        """Breaks this broker's connection, as ``MemoryServer.drop_connections`` does for all."""
+        self._online.clear()
+        for consumer in self._consumers:
+            consumer.disconnect()
+        asyncio.get_running_loop().call_later(outage_seconds, self._reconnect)
+
+    def _reconnect(self) -> None:
+        if self._hub is None or self._online.is_set():
+            return
+        for consumer in self._consumers:
+            consumer.connect()
+        self._online.set()
+        for callback in list(self._reconnected):
+            callback()
+
+    async def aclose(self) -> None:
+        for consumer in list(self._consumers):
+            await consumer.aclose()
+        self.server.detach(self)
+        self._hub = None
+        self._online.set()

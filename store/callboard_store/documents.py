@@ -1,0 +1,242 @@
+"""Values as documents, and back. Pure: dicts in, dicts out.
+
+Field names are those that a person reads in Compass or mongosh; times are dates, which MongoDB keeps to the millisecond. Keys of what
+belongs to an instance begin with its id and a slash (which no id contains): one instance is one range of ``_id``.
+
+A document in ``instances`` holds, besides the record: ``startedAs`` (the execution id it was created with, which tells a repeated
+``create`` from a clash even when the execution has moved on) and, while Pending, ``startAfter``. One with the status
+``Purged`` is a tombstone: see `tombstone_fields`. A commit that was trimmed or purged is a document with ``expires`` until then.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import msgspec
+
+from callboard.core.instances import Commit, InstanceRecord, Projection
+from callboard.core.messages import ActivityCall
+from callboard.ports import Claim, Lease, Quarantined, TimerRow, WorkerInfo
+from callboard_store.rules import key_end, key_start
+
+Document: TypeAlias = dict[str, Any]
+
+#: The status of tombstones in ``instances``; no instance has it.
+PURGED = "Purged"
+#: Quarantined bodies are cut to this, so that one always fits a document.
+MAX_QUARANTINED = 4 * 1024 * 1024
+
+_DATES = (datetime, bytes)
+
+
+def encode(value: object) -> Document:
+    """A struct as a document, dates and bytes as they are."""
+    document: Document = msgspec.to_builtins(value, builtin_types=_DATES)
+    return document
+
+
+# --- Commits ----------------------------------------------------------------------------------------------------------
+
+
+def commit_id(instance_id: str, n: int) -> str:
+    """The key of a commit: sorts by number within an instance."""
+    return f"{key_start(instance_id)}{n:010d}"
+
+
+def commit_range(instance_id: str, *, start: int = 0, stop: int | None = None) -> Document:
+    """A condition on ``_id``: the commits of an instance with ``start <= n < stop``."""
+    return {
+        "$gte": commit_id(instance_id, start),
+        "$lt": key_end(instance_id) if stop is None else commit_id(instance_id, stop),
+    }
+
+
+def commit_document(commit: Commit) -> Document:
+    """A commit whose effects are not done."""
+    return {"_id": commit_id(commit.instance_id, commit.n), **encode(commit), "pending": True}
+
+
+def commit_of(document: Document) -> Commit:
+    return msgspec.convert(document, Commit, builtin_types=_DATES)
+
+
+# --- Records ----------------------------------------------------------------------------------------------------------
+
+
+def record_document(record: InstanceRecord) -> Document:
+    """A new record. What conditions and updates rely on is there even where it has its default."""
+    document = {
+        "_id": record.instance_id,
+        **encode(record),
+        "runtimeStatus": record.runtime_status,
+        "generation": record.generation,
+        "head": record.head,
+        "first": record.first,
+        "startedAs": record.execution_id,
+    }
+    if record.runtime_status == "Pending":
+        document["startAfter"] = record.scheduled_start_time or record.created_time
+    return document
+
+
+def record_of(document: Document) -> InstanceRecord:
+    return msgspec.convert(document, InstanceRecord, builtin_types=_DATES)
+
+
+def is_tombstone(document: Document) -> bool:
+    status: str = document["runtimeStatus"]
+    return status == PURGED
+
+
+def tombstone_fields(document: Document, *, seconds: float) -> Document:
+    """What stays of a record that is purged.
+
+    ``purging`` while what belongs to it is being deleted; afterwards ``expires``.
+    """
+    return {
+        "_id": document["_id"],
+        "instanceId": document["_id"],
+        "partition": document["partition"],
+        "executionId": document["executionId"],
+        "startedAs": document["startedAs"],
+        "runtimeStatus": PURGED,
+        "head": document["head"],
+        "purging": True,
+        "tombstoneSeconds": seconds,
+    }
+
+
+def projection_filter(projection: Projection) -> Document:
+    """Which document a projection may change."""
+    return {
+        "_id": {"$eq": projection.instance_id},
+        "head": {"$lt": projection.n},
+        "runtimeStatus": {"$ne": PURGED},
+        "$or": [
+            {"executionId": {"$eq": projection.execution_id}},
+            {"generation": {"$lt": projection.generation}},
+        ],
+    }
+
+
+def projection_update(projection: Projection) -> Document:
+    """What it changes there."""
+    fields: Document = {
+        "executionId": projection.next_execution_id,
+        "generation": projection.next_generation,
+        "runtimeStatus": projection.runtime_status,
+        "customStatus": projection.custom_status,
+        "lastUpdatedTime": projection.last_updated_time,
+        "completedTime": projection.completed_time,
+        "parked": encode(projection.parked) if projection.parked else None,
+        "output": projection.output,
+        "failure": encode(projection.failure) if projection.failure else None,
+        "head": projection.n,
+        "first": projection.first,
+        "startAfter": None,
+    }
+    if projection.begins:
+        fields["input"] = projection.input
+    return {
+        "$set": {name: value for name, value in fields.items() if value is not None},
+        "$unset": {name: "" for name, value in fields.items() if value is None},
+    }
+
+
+# --- Timers and claims ------------------------------------------------------------------------------------------------
+
+
+def execution_start(instance_id: str, execution_id: str) -> str:
+    """What the keys of an execution's timers and claims begin with."""
+    return f"{key_start(instance_id)}{execution_id}/"
+
+
+def timer_id(timer: TimerRow) -> str:
+    return f"{execution_start(timer.instance_id, timer.execution_id)}{timer.timer_id}"
+
+
+def timer_document(timer: TimerRow) -> Document:
+    return {
+        "_id": timer_id(timer),
+        "instanceId": timer.instance_id,
+        "executionId": timer.execution_id,
+        "timerId": timer.timer_id,
+        "partition": timer.partition,
+        "fireAt": timer.fire_at,
+    }
+
+
+def timer_of(document: Document) -> TimerRow:
+    return TimerRow(
+        instance_id=document["instanceId"],
+        execution_id=document["executionId"],
+        timer_id=document["timerId"],
+        partition=document["partition"],
+        fire_at=document["fireAt"],
+    )
+
+
+def call_id(call: ActivityCall) -> str:
+    """The key of the claim on an activity call."""
+    return f"{execution_start(call.instance_id, call.execution_id)}{call.task_scheduled_id}"
+
+
+def claim_fields(claim: Claim) -> Document:
+    """A claim, without its key and its expiry."""
+    return {
+        "instanceId": claim.call.instance_id,
+        "executionId": claim.call.execution_id,
+        "partition": claim.partition,
+        "workerId": claim.worker_id,
+        "call": encode(claim.call),
+    }
+
+
+def claim_of(document: Document) -> Claim:
+    call = msgspec.convert(document["call"], ActivityCall, builtin_types=_DATES)
+    return Claim(call=call, partition=document["partition"], worker_id=document["workerId"])
+
+
+# --- Workers, leases, quarantine --------------------------------------------------------------------------------------
+
+
+def worker_of(document: Document) -> WorkerInfo:
+    return msgspec.convert(document, WorkerInfo, builtin_types=_DATES)
+
+
+def lease_of(document: Document, *, expired: bool) -> Lease:
+    return Lease(partition=document["_id"], owner=document["owner"], epoch=document["epoch"], expired=expired)
+
+
+def quarantined_document(message: Quarantined) -> Document:
+    """A message for a person: its body as text where it is text."""
+    body: str | bytes = message.body[:MAX_QUARANTINED]
+    try:
+        text = message.body[:MAX_QUARANTINED].decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        body = text
+    return {
+        "_id": message.id,
+        "at": message.at,
+        "source": message.source,
+        "reason": message.reason,
+        "bodyBytes": len(message.body),
+        "body": body,
+        # Foreign names: a list, because a field's name may not contain everything that a header's may.
+        "headers": [{"name": name, "value": value} for name, value in message.headers.items()],
+    }
+
+
+def quarantined_of(document: Document) -> Quarantined:
+    body = document["body"]
+    return Quarantined(
+        id=document["_id"],
+        at=document["at"],
+        source=document["source"],
+        reason=document["reason"],
+        body=body.encode() if isinstance(body, str) else bytes(body),
+        headers={header["name"]: header["value"] for header in document["headers"]},
+    )

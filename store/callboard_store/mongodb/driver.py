@@ -1,0 +1,231 @@
+"""The MongoDB drivers: the only module that imports them.
+
+Motor is the driver for a URL; PyMongo's own asynchronous client does as well, and so does a client of either kind that the program already
+has. What is used of a client is what both share, as the protocols here say it. Errors of the driver leave this package as
+``callboard.errors``: see `translated`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from bson.codec_options import CodecOptions
+from bson.errors import BSONError, InvalidDocument
+from motor.motor_asyncio import (
+    AsyncIOMotorClient as Client,  # the day motor goes: from pymongo import AsyncMongoClient as Client
+)
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference, ReturnDocument, UpdateOne, WriteConcern
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError as DriverConfigurationError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.uri_parser import parse_uri
+
+from callboard.errors import (
+    CallboardError,
+    ConfigurationError,
+    InvalidPayloadError,
+    PayloadTooLargeError,
+    StoreUnavailableError,
+)
+from callboard_store.documents import Document
+
+__all__ = [
+    "ASCENDING",
+    "DEFAULT_DATABASE",
+    "DESCENDING",
+    "DRIVER_ERRORS",
+    "BulkWriteError",
+    "ClientLike",
+    "CodecOptions",
+    "Collection",
+    "DuplicateKeyError",
+    "IndexModel",
+    "OperationFailure",
+    "ReadConcern",
+    "ReadPreference",
+    "ReturnDocument",
+    "UpdateOne",
+    "WriteConcern",
+    "connect",
+    "database_in",
+    "duplicates",
+    "masked",
+    "translated",
+]
+
+#: What the driver raises: its own errors, and those of values that have no BSON form.
+DRIVER_ERRORS = (PyMongoError, BSONError, UnicodeError, OverflowError)
+
+DEFAULT_DATABASE = "callboard"
+MAX_DOCUMENT = 16 * 1024 * 1024
+
+#: What a client made from a URL gets unless the URL says otherwise, so that nothing waits for ever.
+CLIENT_OPTIONS: dict[str, Any] = {
+    "appname": "callboard",
+    "connectTimeoutMS": 10_000,
+    "serverSelectionTimeoutMS": 10_000,
+    "socketTimeoutMS": 60_000,
+}
+
+_BAD_CREDENTIALS = 18
+_NOT_ALLOWED = 13
+_ATLAS_BAD_CREDENTIALS = 8000
+
+Pipeline: TypeAlias = Sequence[Mapping[str, Any]]
+Update: TypeAlias = Mapping[str, Any] | Pipeline
+
+
+class Cursor(Protocol):
+    def sort(self, keys: Sequence[tuple[str, int]]) -> Cursor: ...
+    def limit(self, limit: int) -> Cursor: ...
+    def to_list(self, length: int | None = None) -> Awaitable[list[Document]]: ...
+
+
+class Collection(Protocol):
+    """What both clients' collections have in common, as far as it is used."""
+
+    @property
+    def name(self) -> str: ...
+    def with_options(self, *, write_concern: Any = None, read_concern: Any = None) -> Any: ...
+    def find(self, filter: Mapping[str, Any], projection: Mapping[str, Any] | None = None) -> Cursor: ...  # noqa: A002
+    def find_one(
+        self,
+        filter: Mapping[str, Any],  # noqa: A002
+        projection: Mapping[str, Any] | None = None,
+    ) -> Awaitable[Document | None]: ...
+    def find_one_and_update(
+        self,
+        filter: Mapping[str, Any],  # noqa: A002
+        update: Update,
+        *,
+        upsert: bool = False,
+        return_document: bool = False,
+    ) -> Awaitable[Document | None]: ...
+    def insert_one(self, document: Document) -> Awaitable[Any]: ...
+    def insert_many(self, documents: Sequence[Document], *, ordered: bool) -> Awaitable[Any]: ...
+    def bulk_write(self, requests: Sequence[UpdateOne], *, ordered: bool) -> Awaitable[Any]: ...
+    def update_one(self, filter: Mapping[str, Any], update: Update, *, upsert: bool = False) -> Awaitable[Any]: ...  # noqa: A002
+    def update_many(self, filter: Mapping[str, Any], update: Update) -> Awaitable[Any]: ...  # noqa: A002
+    def delete_one(self, filter: Mapping[str, Any]) -> Awaitable[Any]: ...  # noqa: A002
+    def delete_many(self, filter: Mapping[str, Any]) -> Awaitable[Any]: ...  # noqa: A002
+    def create_indexes(self, indexes: Sequence[IndexModel]) -> Awaitable[list[str]]: ...
+
+
+class ClientLike(Protocol):
+    """``motor.motor_asyncio.AsyncIOMotorClient`` or ``pymongo.AsyncMongoClient``."""
+
+    def get_database(self, name: str | None = None) -> Any: ...
+    def close(self) -> Any: ...
+
+
+def connect(url: str) -> ClientLike:
+    """Makes a client; nothing is sent yet.
+
+    Raises:
+        ConfigurationError: the URL is not one.
+    """
+    given = {option.partition("=")[0].lower() for option in re.split("[&;]", urlsplit(url).query)}
+    options = {name: value for name, value in CLIENT_OPTIONS.items() if name.lower() not in given}
+    try:
+        client: ClientLike = Client(url, **options)
+    except (PyMongoError, ValueError) as error:
+        # "from None": the driver's message may quote a piece of an unescaped password.
+        raise ConfigurationError(f"{masked(url)!r} is no MongoDB URL: {_without_password(str(error), url)}.") from None
+    return client
+
+
+def database_in(url: str) -> str:
+    """The database that a URL names, or the default.
+
+    Raises:
+        ConfigurationError: the URL is not one.
+    """
+    try:
+        if url.startswith("mongodb+srv:"):  # parsing one looks it up in DNS, which is for connect
+            return unquote(urlsplit(url).path.lstrip("/")) or DEFAULT_DATABASE
+        database: str | None = parse_uri(url)["database"]
+    except (InvalidURI, DriverConfigurationError, ValueError) as error:
+        raise ConfigurationError(
+            f"{masked(url)!r} is no MongoDB URL: {_without_password(str(error), url)}. Write mongodb://user:password@host:27017/database, "
+            f"with the user's name and password percent-encoded."
+        ) from None
+    return database or DEFAULT_DATABASE
+
+
+def masked(url: str) -> str:
+    """The URL without its password."""
+    return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url)
+
+
+def _without_password(message: str, url: str) -> str:
+    """Blanks every piece of the credentials that an error message might quote."""
+    credentials = url.partition("://")[2].rpartition("@")[0]
+    for piece in sorted(re.split(r"[:@/]", credentials.partition(":")[2]), key=len, reverse=True):
+        if piece:
+            message = message.replace(piece, "***").replace(unquote(piece), "***")
+    return message.rstrip(".")
+
+
+def duplicates(error: BulkWriteError, server: str) -> list[int]:
+    """Which operations of a bulk met an existing key, all others having been done.
+
+    Raises:
+        StoreUnavailableError: something else went wrong, so that what was written is unknown.
+    """
+    details: Mapping[str, Any] = error.details or {}
+    failed: list[Mapping[str, Any]] = details.get("writeErrors", [])
+    others = [entry for entry in failed if entry.get("code") != 11000]
+    unsure: list[Mapping[str, Any]] = details.get("writeConcernErrors", [])
+    if others or unsure:
+        reason = (others or unsure)[0].get("errmsg", "unknown error")
+        raise StoreUnavailableError(
+            f"MongoDB at {server} did not confirm a write: {reason}. Check the state of the replica set (rs.status())."
+        ) from error
+    return [entry["index"] for entry in failed]
+
+
+def translated(error: Exception, server: str) -> CallboardError:
+    """What an error of the driver means to us."""
+    match error:
+        case DocumentTooLarge():
+            return PayloadTooLargeError("A document for MongoDB", MAX_DOCUMENT + 1, MAX_DOCUMENT)
+        case InvalidDocument() | BSONError() | UnicodeError() | OverflowError():
+            return InvalidPayloadError(f"A value cannot be stored in MongoDB: {error}.")
+        case DriverConfigurationError():
+            return ConfigurationError(f"MongoDB at {server} cannot be used as configured: {error}")
+        case OperationFailure(code=code) if code in (_BAD_CREDENTIALS, _ATLAS_BAD_CREDENTIALS):
+            return StoreUnavailableError(
+                f"MongoDB at {server} refuses the user name or password. Check them in the URL (percent-encoded), and authSource, the "
+                f"database that knows the user (often ?authSource=admin)."
+            )
+        case OperationFailure(code=code) if code == _NOT_ALLOWED:
+            return StoreUnavailableError(
+                f"MongoDB at {server} does not let this user do it: {error}. Give the user the role readWrite on the database, and "
+                f"check that the URL has credentials."
+            )
+        case ServerSelectionTimeoutError():
+            return StoreUnavailableError(
+                f"MongoDB at {server} cannot be reached: {_brief(error)}. Check host and port, that mongod runs, the replica set's "
+                f"name and that it has a primary (rs.status()), and TLS."
+            )
+        case ConnectionFailure():
+            return StoreUnavailableError(f"The connection to MongoDB at {server} broke: {_brief(error)}.")
+        case _:
+            return StoreUnavailableError(f"MongoDB at {server} failed: {_brief(error)}.")
+
+
+def _brief(error: Exception) -> str:
+    """The driver's message without its dump of the topology and of whole server replies."""
+    return str(error).partition(", Timeout:")[0].partition(", full error:")[0].rstrip(".")

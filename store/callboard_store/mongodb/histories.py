@@ -1,0 +1,123 @@
+"""Histories: commits appended in groups, read as ranges of their keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from callboard.core.instances import Commit, CommitKey, InstanceRecord
+from callboard.errors import StoreUnavailableError
+from callboard.ports import AppendOutcome, LoadedInstance
+from callboard_store.documents import PURGED, Document, commit_document, commit_id, commit_of, commit_range
+from callboard_store.mongodb.driver import ASCENDING, BulkWriteError, duplicates
+from callboard_store.mongodb.records import Records
+from callboard_store.rules import current_execution
+
+#: Ranges in one query: more make the planner slow.
+_RANGES: Final = 500
+_ATTEMPTS: Final = 3
+#: Leaves out the numbers that trimmed and purged commits still take.
+_KEPT: Final = {"expires": {"$exists": False}}
+
+
+class Histories(Records):
+    """Adds the commits of instances."""
+
+    async def append(self, commits: Sequence[Commit]) -> list[AppendOutcome]:
+        outcomes = [AppendOutcome.COMMITTED] * len(commits)
+        left = list(range(len(commits)))
+        for _ in range(_ATTEMPTS):
+            if not left:
+                return outcomes
+            documents = [commit_document(commits[index]) for index in left]
+            try:
+                await self._call(self._in.history.insert_many(documents, ordered=False))
+            except BulkWriteError as error:
+                left = [left[at] for at in duplicates(error, self._server)]
+            else:
+                return outcomes
+            left = await self._judge(commits, left, outcomes)
+        raise StoreUnavailableError(
+            f"MongoDB at {self._server} has a commit of instance {commits[left[0]].instance_id!r} in the way, but does not show it. "
+            f"Append it again."
+        )
+
+    async def _judge(self, commits: Sequence[Commit], taken: list[int], outcomes: list[AppendOutcome]) -> list[int]:
+        """Decides by their tokens whose the commits are that have a number already; returns those that are not there (any more)."""
+        keys = [commit_id(commits[index].instance_id, commits[index].n) for index in taken]
+        found = await self._call(self._in.history.find({"_id": {"$in": keys}}, {"token": True}).to_list(None))
+        tokens = {document["_id"]: document["token"] for document in found}
+        again: list[int] = []
+        for index, key in zip(taken, keys, strict=True):
+            if key not in tokens:
+                again.append(index)
+            elif tokens[key] != commits[index].token:
+                outcomes[index] = AppendOutcome.LOST
+        return again
+
+    async def load(self, instance_ids: Sequence[str]) -> dict[str, LoadedInstance]:
+        chunks = [instance_ids[at : at + _RANGES] for at in range(0, len(instance_ids), _RANGES)]
+        loaded: dict[str, LoadedInstance] = {}
+        for part in await asyncio.gather(*map(self._load_some, chunks)):
+            loaded |= part
+        return loaded
+
+    async def _load_some(self, instance_ids: Sequence[str]) -> dict[str, LoadedInstance]:
+        records = await self.records(instance_ids)
+        if not records:
+            return {}
+        ranges: list[Document] = [
+            {"_id": commit_range(instance_id, start=max(record.first - 1, 0))}
+            for instance_id, record in records.items()
+        ]
+        commits: dict[str, list[Commit]] = {instance_id: [] for instance_id in records}
+        documents = await self._call(self._in.history.find({"$or": ranges}).to_list(None))
+        for document in documents:
+            if "expires" not in document:
+                commits[document["instanceId"]].append(commit_of(document))
+        return {
+            instance_id: LoadedInstance(record=record, commits=_current(record, commits[instance_id]))
+            for instance_id, record in records.items()
+        }
+
+    async def confirm(self, instance_id: str, n: int) -> bool:
+        if n >= 0:
+            above = commit_range(instance_id, start=n + 1)
+            return await self._call(self._in.confirmed_history.find_one({"_id": above}, {"_id": True})) is None
+        # A purge takes the record first: when that is gone, what it leaves of the history is none.
+        known = {"_id": {"$eq": instance_id}, "runtimeStatus": {"$ne": PURGED}}
+        if await self._call(self._in.confirmed_instances.find_one(known, {"_id": True})) is not None:
+            return False
+        kept = {"_id": commit_range(instance_id), **_KEPT}
+        return await self._call(self._in.confirmed_history.find_one(kept, {"_id": True})) is None
+
+    async def mark_sent(self, keys: Sequence[CommitKey]) -> None:
+        if keys:
+            ids = [commit_id(key.instance_id, key.n) for key in keys]
+            await self._call(self._in.losable_history.update_many({"_id": {"$in": ids}}, {"$unset": {"pending": ""}}))
+
+    async def unsent(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[Commit]:
+        which = {"pending": True, "partition": {"$in": list(partitions)}, "at": {"$lte": before}}
+        cursor = self._in.history.find(which).sort([("at", ASCENDING)]).limit(limit)
+        commits = [commit_of(document) for document in await self._call(cursor.to_list(None))]
+        return sorted(commits, key=_age)
+
+    async def history(self, instance_id: str) -> list[Commit]:
+        which = {"_id": commit_range(instance_id), **_KEPT}
+        documents = await self._call(self._in.history.find(which).sort([("_id", ASCENDING)]).to_list(None))
+        return [commit_of(document) for document in documents]
+
+
+def _age(commit: Commit) -> tuple[datetime, str, int]:
+    return commit.at, commit.instance_id, commit.n
+
+
+def _current(record: InstanceRecord, commits: list[Commit]) -> tuple[Commit, ...]:
+    commits.sort(key=_n)
+    return current_execution(record, commits)
+
+
+def _n(commit: Commit) -> int:
+    return commit.n

@@ -1,0 +1,168 @@
+"""Instance records: created by those who start instances, brought up to date by the owners of their commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from callboard.core.events import TERMINAL
+from callboard.core.instances import InstanceRecord, Projection
+from callboard.errors import StoreUnavailableError
+from callboard.ports import CreateOutcome, InstanceFilter, InstancePage
+from callboard_store.documents import (
+    PURGED,
+    Document,
+    is_tombstone,
+    projection_filter,
+    projection_update,
+    record_document,
+    record_of,
+)
+from callboard_store.mongodb.driver import ASCENDING, DESCENDING, BulkWriteError, Collection, UpdateOne, duplicates
+from callboard_store.mongodb.purging import Purging
+from callboard_store.rules import continuation, key_start, parse_continuation, prefix_end
+
+_ATTEMPTS: Final = 5
+
+
+class Records(Purging):
+    """Adds the records of instances."""
+
+    async def create(self, records: Sequence[InstanceRecord]) -> list[CreateOutcome]:
+        outcomes: dict[int, CreateOutcome] = {}
+        left = list(range(len(records)))
+        for record in records:
+            key_start(record.instance_id)  # what does not fit a key is refused before anything is written
+        for _ in range(_ATTEMPTS):
+            documents = [record_document(records[index]) for index in left]
+            clashes = [left[at] for at in await self._insert_new(self._in.instances, documents)]
+            outcomes |= {index: CreateOutcome(created=True) for index in left if index not in set(clashes)}
+            left = await self._replace_terminal(records, clashes, outcomes) if clashes else []
+            if not left:
+                return [outcomes[index] for index in range(len(records))]
+        raise StoreUnavailableError(
+            f"Instance {records[left[0]].instance_id!r} is being purged and created again and again by others. Try again later."
+        )
+
+    async def _insert_new(self, collection: Collection, documents: list[Document]) -> list[int]:
+        """Inserts documents, and returns which of them were there already."""
+        try:
+            if documents:
+                await self._call(collection.insert_many(documents, ordered=False))
+        except BulkWriteError as error:
+            return duplicates(error, self._server)
+        return []
+
+    async def _replace_terminal(
+        self, records: Sequence[InstanceRecord], clashes: list[int], outcomes: dict[int, CreateOutcome]
+    ) -> list[int]:
+        """Decides about records whose id is taken; returns those that must be tried again."""
+        replacements = [_replacement(records[index]) for index in clashes]
+        await self._call(self._in.instances.bulk_write(replacements, ordered=False))
+        ids = [records[index].instance_id for index in clashes]
+        found = {
+            document["_id"]: document
+            for document in await self._call(self._in.instances.find({"_id": {"$in": ids}}).to_list(None))
+        }
+        again: list[int] = []
+        for index in clashes:
+            document = found.get(records[index].instance_id)
+            if document is None:
+                again.append(index)
+            elif records[index].execution_id in (document["executionId"], document["startedAs"]):
+                outcomes[index] = CreateOutcome(created=True)
+            elif is_tombstone(document):
+                if document.get("purging"):
+                    await self._finish_purge(document)
+                again.append(index)
+            else:
+                outcomes[index] = CreateOutcome(created=False, existing=record_of(document))
+        return again
+
+    async def records(self, instance_ids: Sequence[str]) -> dict[str, InstanceRecord]:
+        if not instance_ids:
+            return {}
+        which = {"_id": {"$in": list(instance_ids)}, "runtimeStatus": {"$ne": PURGED}}
+        documents = await self._call(self._in.instances.find(which).to_list(None))
+        return {document["_id"]: record_of(document) for document in documents}
+
+    async def project(self, projections: Sequence[Projection]) -> None:
+        if not projections:
+            return
+        updates = [
+            UpdateOne(projection_filter(projection), projection_update(projection))
+            for projection in sorted(projections, key=_number)  # a chain of one instance applies in one call
+        ]
+        try:
+            await self._call(self._in.instances.bulk_write(updates, ordered=False))
+        except BulkWriteError as error:
+            duplicates(error, self._server)
+
+    async def pending_starts(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[InstanceRecord]:
+        which = {
+            "runtimeStatus": "Pending",
+            "partition": {"$in": list(partitions)},
+            "createdTime": {"$lte": before},
+            "$expr": {"$lte": ["$startAfter", "$$NOW"]},
+        }
+        cursor = self._in.instances.find(which).sort([("startAfter", ASCENDING)]).limit(limit)
+        return [record_of(document) for document in await self._call(cursor.to_list(None))]
+
+    async def parked(self, partitions: Sequence[int], limit: int) -> list[str]:
+        which = {"partition": {"$in": list(partitions)}, "parked": {"$exists": True}}
+        cursor = self._in.instances.find(which, {"_id": True}).limit(limit)
+        return [document["_id"] for document in await self._call(cursor.to_list(None))]
+
+    async def query(self, which: InstanceFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
+        limit = max(limit, 1)
+        cursor = self._in.instances.find(_condition(which, continuation))
+        cursor = cursor.sort([("createdTime", DESCENDING), ("_id", DESCENDING)]).limit(limit + 1)
+        records = [record_of(document) for document in await self._call(cursor.to_list(None))]
+        return _page(records, limit)
+
+
+def _number(projection: Projection) -> int:
+    return projection.n
+
+
+def _replacement(record: InstanceRecord) -> UpdateOne:
+    """Puts a new record in the place of one that ended under another execution id, or of its tombstone."""
+    ended = {
+        "_id": {"$eq": record.instance_id},
+        "runtimeStatus": {"$in": [*sorted(TERMINAL), PURGED]},
+        "purging": {"$exists": False},
+        "executionId": {"$ne": record.execution_id},
+        "startedAs": {"$ne": record.execution_id},
+    }
+    kept = {"head": "$head", "first": {"$add": ["$head", 1]}}
+    return UpdateOne(ended, [{"$replaceWith": {"$mergeObjects": [{"$literal": record_document(record)}, kept]}}])
+
+
+def _condition(which: InstanceFilter, token: str | None) -> Document:
+    """The filter of a query. What people give is only ever a value in it, never an operator."""
+    condition: Document = {"runtimeStatus": {"$ne": PURGED}}
+    if which.statuses:
+        condition["runtimeStatus"] = {"$in": [status for status in which.statuses if status != PURGED]}
+    if which.names:
+        condition["name"] = {"$in": list(which.names)}
+    if which.id_prefix:
+        end = prefix_end(which.id_prefix)
+        condition["_id"] = {"$gte": which.id_prefix, **({"$lt": end} if end else {})}
+    created: dict[str, Any] = {}
+    if which.created_from:
+        created["$gte"] = which.created_from
+    if which.created_to:
+        created["$lte"] = which.created_to
+    if token is not None:
+        last, instance_id = parse_continuation(token)
+        created["$lte"] = min(last, which.created_to or last)
+        condition["$or"] = [{"createdTime": {"$lt": last}}, {"createdTime": last, "_id": {"$lt": instance_id}}]
+    if created:
+        condition["createdTime"] = created
+    return condition
+
+
+def _page(records: list[InstanceRecord], limit: int) -> InstancePage:
+    more = len(records) > limit
+    return InstancePage(records=tuple(records[:limit]), continuation=continuation(records[limit - 1]) if more else None)
