@@ -413,7 +413,9 @@ class Store(Protocol):
         """Extends all claims of a worker."""
         ...
 
-    async def release_claim(self, call: ActivityCall) -> None: ...
+    async def release_claim(self, call: ActivityCall, worker_id: str) -> None:
+        """Ends a claim if that worker still holds it, live or expired."""
+        ...
 
     async def claimed(self, call: ActivityCall) -> bool:
         """Whether a live claim exists."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from callboard.core.instances import partition_of
-from callboard.core.messages import InstanceMessage
+from callboard.core.messages import ActivityCall, InstanceMessage
 from callboard.packs import Packer, Sent
 from callboard.ports import Destination, Lease
 
@@ -45,7 +45,7 @@ class Routes:
 
 
 class Sender:
-    """Sends messages to instances."""
+    """Sends messages to instances, and calls to activity queues."""
 
     def __init__(self, packer: Packer, routes: Routes) -> None:
         self._packer = packer
@@ -58,3 +58,7 @@ class Sender:
     def forward(self, message: InstanceMessage, sent: Sent) -> None:
         """Sends into the partition's own queue: for letters that came to the wrong worker, so that they cannot circle."""
         self._packer.send(self._routes.own_queue(self._routes.partition_of(message.instance_id)), message, sent)
+
+    def call(self, call: ActivityCall, sent: Sent) -> None:
+        """Sends a call to its activity queue."""
+        self._packer.send(Destination.activities(call.queue), call, sent)

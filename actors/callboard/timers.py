@@ -61,6 +61,7 @@ class Timers:
         self._owned: frozenset[int] = frozenset()
         self._wake = asyncio.Event()
         self._stale = True
+        self._more = False
         self.on_settled: Callable[[TimerRow], None] = lambda _row: None
 
     def own(self, partitions: frozenset[int]) -> None:
@@ -101,6 +102,9 @@ class Timers:
                 read_at = self._host.monotonic()
                 await self._read()
             pause = self._fire()
+            if pause is None and self._more:
+                self._stale = True
+                pause = 0.0
             if pause is None:
                 pause = REFRESH
             elif pause <= 0:
@@ -124,7 +128,8 @@ class Timers:
         rows = await retrying(
             lambda: self._store.due_timers(sorted(self._owned), until=until, limit=MOST_ROWS), self._host, "read timers"
         )
-        self._horizon = until if len(rows) < MOST_ROWS else rows[-1].fire_at
+        self._more = len(rows) == MOST_ROWS
+        self._horizon = rows[-1].fire_at if self._more else until
         for row in rows:
             self.schedule(row)
 

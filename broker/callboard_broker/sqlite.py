@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
-from callboard.ports import Delivery, Destination, DestinationKind
+from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError
+from callboard.ports import Delivery, Destination
 from callboard_broker.sqlite_journal import Journal, Letter, encode_headers, queue_name
 from callboard_broker.sqlite_thread import Consumer, Count, JournalThread, Publish, Stop, Subscribe, Unsubscribe
+from callboard_broker.topology import ACTIVITY_DELIVERY_LIMIT, check_destination, check_hub
 
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """RabbitMQ 4's own limit, so that what runs here runs there."""
-DELIVERY_LIMIT: Final = 10
-"""How often an activity call may be delivered before it goes to the dead letters; as on RabbitMQ."""
 
 
 class SQLiteBroker:
@@ -39,7 +38,7 @@ class SQLiteBroker:
         busy_seconds: float = 10.0,
         publish_seconds: float = 30.0,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
-        delivery_limit: int = DELIVERY_LIMIT,
+        delivery_limit: int = ACTIVITY_DELIVERY_LIMIT,
     ) -> None:
         """Names the file; ``open`` makes it.
 
@@ -62,16 +61,21 @@ class SQLiteBroker:
         self._closing: asyncio.Future[Any] | None = None
 
     @classmethod
-    def from_url(cls, url: str) -> SQLiteBroker:
+    def from_url(cls, url: str, **options: Any) -> SQLiteBroker:
         """``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite://`` for memory."""
-        return cls(_path_of(url))
+        return cls(_path_of(url), **options)
 
     def __repr__(self) -> str:
         return f"SQLiteBroker({str(self._path) if self._path else None!r})"
 
     async def open(self, hub: str, partitions: int) -> None:
+        check_hub(hub)
         if self._thread is not None:
-            raise ConfigurationError(f"{self!r} is open already. Make another one for another hub or another use.")
+            if self._closing is None and (hub, partitions) == (self._hub, self._partitions):
+                return
+            raise ConfigurationError(
+                f"{self!r} is open for hub {self._hub!r} already. Make another one for another hub."
+            )
         path = self._path.absolute() if self._path else None
         thread = JournalThread(Journal(path, busy_seconds=self._busy_seconds, delivery_limit=self._delivery_limit))
         self._hub, self._partitions, self._closing = hub, partitions, None
@@ -86,8 +90,7 @@ class SQLiteBroker:
         size = len(body) + sum(len(name) + len(value) for name, value in (headers or {}).items())
         if size > self._max_message_bytes:
             raise PayloadTooLargeError(f"A message for {destination}", size, self._max_message_bytes)
-        if destination.kind is DestinationKind.PARTITION and not self._is_partition(destination.name):
-            raise UnroutableError(destination)
+        check_destination(destination, self._partitions)
         thread, done = self._running()
         thread.send(
             Publish(
@@ -110,6 +113,7 @@ class SQLiteBroker:
     async def consume(
         self, destination: Destination, on_delivery: Callable[[Delivery], None], *, prefetch: int = 100
     ) -> _Subscription:
+        check_destination(destination, self._partitions)
         thread, done = self._running()
         subscription = _Subscription(thread, queue_name(self._hub, destination), on_delivery, prefetch)
         self._subscriptions.add(subscription)
@@ -126,6 +130,7 @@ class SQLiteBroker:
         """Accepted; there is nothing to reconnect to."""
 
     async def depth(self, destination: Destination) -> int:
+        check_destination(destination, self._partitions)
         thread, done = self._running()
         thread.send(Count(queue_name(self._hub, destination), done))
         return int(await done)
@@ -148,9 +153,6 @@ class SQLiteBroker:
         if self._thread is None or self._closing is not None:
             raise BrokerUnavailableError(f"{self!r} is not open. Call open() first, and nothing after aclose().")
         return self._thread, asyncio.get_running_loop().create_future()
-
-    def _is_partition(self, name: str) -> bool:
-        return name.isdecimal() and int(name) < self._partitions
 
 
 class _Subscription:

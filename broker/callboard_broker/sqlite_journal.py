@@ -19,7 +19,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -65,11 +64,8 @@ class Letter:
 
 
 def queue_name(hub: str, destination: Destination) -> str:
-    """What the ``queue`` column says. The hub is quoted, so that the first slash ends it.
-
-    Raises ``UnicodeEncodeError`` for what SQLite could not write either: here it fails one caller, there a whole transaction.
-    """
-    return f"{quote(hub, safe='')}/{destination.kind.value}/{quote(destination.name)}"
+    """What the ``queue`` column says. No name has a slash in it: ``topology`` saw to that."""
+    return f"{hub}/{destination.kind.value}/{destination.name}"
 
 
 class Journal:
@@ -121,16 +117,8 @@ class Journal:
         self._connection = sqlite3.connect(
             ":memory:" if self._path is None else self._path, timeout=self._busy_seconds, isolation_level=None
         )
-        deadline = time.monotonic() + self._busy_seconds
-        while True:
-            try:
-                mode = self._one("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:
-                # SQLite does not wait by itself when two connections turn a new file to WAL at once, as a store and a broker do.
-                if not _is_busy(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
+        # SQLite does not wait by itself when two connections turn a new file to WAL at once, as a store and a broker do.
+        mode = self._patiently("PRAGMA journal_mode = WAL")
         if self._path is not None and mode != "wal":
             raise ConfigurationError(
                 f"{self._path} is on a file system without shared memory (a network mount?), where a journal is not safe. "
@@ -174,7 +162,25 @@ class Journal:
             # In WAL mode NORMAL appends without a sync; the next synced commit takes these frames along.
             self._sql.execute("PRAGMA synchronous = FULL" if self._durable else "PRAGMA synchronous = NORMAL")
             self._synced = self._durable
-        self._sql.execute("BEGIN IMMEDIATE")
+        # SQLite's own waiting backs off up to 100 ms: beside a busy store on the same file that starves us.
+        self._sql.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._patiently("BEGIN IMMEDIATE")
+        finally:
+            self._sql.execute(f"PRAGMA busy_timeout = {int(self._busy_seconds * 1000)}")
+
+    def _patiently(self, statement: str) -> Any:
+        """Runs a statement that others' locks may stop, over and over in short intervals; returns the first value."""
+        deadline = time.monotonic() + self._busy_seconds
+        pause = 0.0002
+        while True:
+            try:
+                return self._one(statement)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.002)
 
     # Messages
 
@@ -320,10 +326,6 @@ def explain(error: Exception, path: Path | None, *, opening: bool) -> Exception:
         what = f"{file} cannot be opened for writing ({error}). Check that it is a file, and that this user may write to it and its folder."
         return ConfigurationError(what) if opening else BrokerUnavailableError(what)
     return BrokerUnavailableError(f"{file} cannot be used: {type(error).__name__}: {error}.")
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _kind(queue: str) -> str:

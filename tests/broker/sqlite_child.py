@@ -6,10 +6,10 @@ import asyncio
 import os
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING
 
 from callboard.ports import Delivery, Destination
-
 from callboard_broker.sqlite import SQLiteBroker
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ async def keep(broker: SQLiteBroker) -> None:
 
 async def orphan(broker: SQLiteBroker) -> None:
     """As ``keep``, with a forked child that outlives it."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; a process pool does it anyway
     child = os.fork()
     if child == 0:
         time.sleep(600)

@@ -163,6 +163,7 @@ def test_a_cancelled_callback_does_not_run(stage: Stage) -> None:
     assert repr(handle)
     stage.loop.run_until_quiescent()
     assert order == ["yes"]
+    assert stage.loop.unhandled == []
 
 
 def test_callbacks_run_in_their_context(stage: Stage) -> None:
@@ -841,7 +842,8 @@ def test_dropped_async_generators_are_not_finalised_by_the_outer_loop(stage: Sta
     async def outer() -> None:
         assert stage.start(main()).result() == 0
         gc.collect()
-        await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
         assert stage.trace == []
         assert stage.start(careful()).result() == 0
         assert len(stage.trace) == 1
@@ -1016,11 +1018,11 @@ def test_ctrl_c_during_close_comes_out_when_all_is_closed(stage: Stage) -> None:
     assert asyncio._get_running_loop() is None  # pyright: ignore[reportPrivateUsage]
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_a_closed_activation_is_freed_without_the_garbage_collector(finished: bool) -> None:
-    class Payload:
-        pass
+class Payload:
+    """Stands for what an orchestration keeps in its variables."""
 
+
+def evict(*, finished: bool) -> list[weakref.ref[Any]]:
     stage, payload = Stage(), Payload()
 
     async def child(payload: Payload) -> None:
@@ -1034,23 +1036,36 @@ def test_a_closed_activation_is_freed_without_the_garbage_collector(finished: bo
                 group.create_task(child(payload))
             await asyncio.wait([asyncio.gather(stage.call(), stage.call())])
 
+    task = stage.start(main(payload))
+    if finished:
+        for index in range(5):
+            stage.finish(index)
+    assert task.done() == finished
+    stage.loop.close()
+    while stage.external:  # as the host should: gather and as_completed hold on to what they wait for
+        stage.external.pop().cancel()
+    return [weakref.ref(each) for each in (stage, stage.loop, task, payload)]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_closed_activation_is_freed_without_the_garbage_collector(finished: bool) -> None:
     gc.collect()
     gc.disable()
     try:
-        task = stage.start(main(payload))
-        if finished:
-            while any(not future.done() for future in stage.external):
-                stage.finish([future.done() for future in stage.external].index(False))
-            assert task.done()
-        alive = [weakref.ref(each) for each in (stage.loop, task, payload)]
-        stage.loop.close()
-        while stage.external:  # as the host should: gather and as_completed hold on to what they wait for
-            stage.external.pop().cancel()
-        vars(stage).clear()  # the stage is in the coroutines' closures
-        del task, payload
-        assert [each() for each in alive] == [None, None, None]
+        assert [each() for each in evict(finished=finished)] == [None] * 4
     finally:
         gc.enable()
+
+
+def test_a_finished_task_is_let_go(stage: Stage) -> None:
+    async def main() -> None:
+        await asyncio.create_task(asyncio.sleep(0))
+        await stage.call()
+
+    main_task = stage.start(main())
+    assert stage.loop.pending_tasks() == [main_task]
+    stage.finish(0)
+    assert stage.loop.pending_tasks() == []
 
 
 def test_activations_that_are_never_closed_are_collected_silently(capsys: pytest.CaptureFixture[str]) -> None:

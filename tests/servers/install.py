@@ -9,6 +9,7 @@ import subprocess
 
 from . import mongodb, rabbitmq
 from .process import ServerError, say
+from .server import docker_works
 
 #: The shared libraries that mongod's wheel links to and a minimal system may lack, with Debian's names for their packages.
 LIBRARIES = {
@@ -32,15 +33,6 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
 apt-get -qq -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "$@"
 """
-
-
-def docker_works() -> bool:
-    """Whether a Docker engine answers."""
-    return (
-        shutil.which("docker") is not None
-        and subprocess.run(["docker", "info"], check=False, stdin=subprocess.DEVNULL, capture_output=True).returncode
-        == 0
-    )
 
 
 def pull(image: str) -> None:

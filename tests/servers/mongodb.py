@@ -13,7 +13,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from .process import ServerError
-from .server import Launch, Server, container
+from .server import Launch, Server, container, docker_works
 
 IMAGE = "mongo:8"
 NOT_YET_INITIALIZED = 94
@@ -79,7 +79,7 @@ class MongoDBServer(Server):
             data.mkdir(exist_ok=True)
             private = ["--dbpath", str(data), "--bind_ip", "127.0.0.1", "--nounixsocket"]
             return Launch(command=[mongod, *options, *private])
-        if shutil.which("docker") is None:
+        if not docker_works():
             raise ServerError(
                 f"MongoDB cannot run here. {trouble.strip()}\nRun `make servers`, install mongod, start a Docker engine, "
                 "or set MONGODB_URL to a server you have."

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from .process import ServerError, free_port
-from .server import Launch, Server, container
+from .server import Launch, Server, container, docker_works
 
 IMAGE = "rabbitmq:4"
 
@@ -76,7 +76,7 @@ class RabbitMQServer(Server):
                 environment=self._environment(),
                 companions=[[epmd, "-address", "127.0.0.1", "-port", str(self._epmd_port)]],
             )
-        if shutil.which("docker") is None:
+        if not docker_works():
             raise ServerError(
                 "RabbitMQ is not installed. Run `make servers`, install the package rabbitmq-server, start a Docker "
                 "engine, or set AMQP_URL to a broker you have."

@@ -190,12 +190,20 @@ def run_quietly(command: list[str]) -> None:
     subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True)
 
 
+def docker_works() -> bool:
+    """Whether a Docker engine answers."""
+    if shutil.which("docker") is None:
+        return False
+    asked = subprocess.run(["docker", "info"], check=False, stdin=subprocess.DEVNULL, capture_output=True)
+    return asked.returncode == 0
+
+
 def container(image: str, name: str, options: list[str], arguments: list[str], *, exists: bool) -> Launch:
     """Run an image in the foreground, so that our guard sees its end; a second start finds the first one's data."""
     first = ["docker", "run", "--name", name, *options, image, *arguments]
     return Launch(
         command=["docker", "start", "--attach", name] if exists else first,
-        stop=["docker", "stop", "--time", "20", name],
+        stop=["docker", "stop", "-t", "20", name],
         kill=["docker", "kill", name],
         discard=["docker", "rm", "--force", "--volumes", name],
         inspect=["docker", "inspect", "--format", "{{.State.Pid}}", name],

@@ -11,6 +11,7 @@ from callboard.core.events import (
     EventSent,
     ExecutionCompleted,
     ExecutionStarted,
+    ParentInstance,
     Payload,
     SubOrchestrationInstanceCreated,
     TaskScheduled,
@@ -18,7 +19,7 @@ from callboard.core.events import (
     TimerCreated,
 )
 from callboard.core.failure import FailureDetails
-from callboard.core.instances import Commit, InstanceRecord, ParentInstance, Projection, partition_of
+from callboard.core.instances import Commit, InstanceRecord, Projection, partition_of
 from callboard.core.messages import (
     ActivityCall,
     ChildResult,
@@ -116,8 +117,8 @@ def projection(commit: Commit) -> Projection:
 
 
 def _started(commit: Commit) -> ExecutionStarted | None:
-    first = commit.events[0] if commit.events else None
-    return first if isinstance(first, ExecutionStarted) else None
+    first_two = commit.events[:2]  # an execution that begins suspended says that before
+    return next((event for event in first_two if isinstance(event, ExecutionStarted)), None)
 
 
 def child_failed(record: InstanceRecord, failure: FailureDetails) -> ChildResult | None:

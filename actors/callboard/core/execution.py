@@ -59,8 +59,8 @@ _MILLISECOND = timedelta(milliseconds=1)
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 
 
-class TurnInterrupted(BaseException):  # noqa: N818 - a signal, not an error: `except Exception` in user code must not eat it
-    """Raised into the code by the watchdog when a turn takes too long."""
+class TurnInterrupted(BaseException):
+    """Raised into the code by the watchdog when a turn takes too long. A signal: `except Exception` must not eat it."""
 
 
 class CallTarget(msgspec.Struct, frozen=True):
@@ -133,7 +133,7 @@ class Execution:
         self._unclaimed_by_name: dict[str, deque[int]] = {}
         self._waiters: dict[str, deque[tuple[DurableTask[Any], Any]]] = {}
         self._suspended = False
-        self._deferred: list[InputEvent] = []
+        self._deferred: deque[InputEvent] = deque()
         self._continue: tuple[Payload | None] | None = None
         self._outcome: Outcome | None = None
 
@@ -159,7 +159,8 @@ class Execution:
 
     def unclaimed_events(self) -> tuple[EventRaised, ...]:
         """External events that nobody waited for, in order of arrival."""
-        return tuple(self._unclaimed.values())
+        held = (event for event in self._deferred if isinstance(event, EventRaised))
+        return (*self._unclaimed.values(), *held)
 
     def close(self) -> None:
         """Ends the activation without letting the code act: its requests go nowhere from now on."""
@@ -270,10 +271,8 @@ class Execution:
 
     def _on_resumed(self) -> None:
         self._suspended = False
-        deferred, self._deferred = self._deferred, []
-        for waiting in deferred:
-            if self._outcome is None:
-                self._take(waiting)
+        while self._deferred and self._outcome is None:
+            self._take(self._deferred.popleft())
 
     # What the code calls, through its context
 
@@ -284,8 +283,9 @@ class Execution:
     def schedule_activity(self, activity: object, value: object, queue: str | None) -> DurableTask[Any]:
         target = self._targets.activity(activity)
         payload = payloads.encode(value, f"The input of activity {target.name!r}")
+        queue = payloads.text(queue or target.queue, "The name of an activity queue")
         task_id = next(self._ids)
-        self._ask(ScheduleTask(id=task_id, name=target.name, input=payload, queue=queue or target.queue))
+        self._ask(ScheduleTask(id=task_id, name=target.name, input=payload, queue=queue))
         return self._opened(task_id, target, TaskFailedError)
 
     def start_child(
@@ -300,6 +300,9 @@ class Execution:
         payload = payloads.encode(value, f"The input of orchestration {target.name!r}")
         if instance_id is not None:
             self._check_child_id(instance_id)
+        if version is not None:
+            version = payloads.text(version, "The version of an orchestration")
+        tags = _checked_tags(tags)
         task_id = next(self._ids)
         self._ask(
             StartSubOrchestration(
@@ -346,6 +349,7 @@ class Execution:
 
     def send_event(self, instance_id: str, name: str, value: object) -> None:
         check_instance_id(instance_id)
+        name = payloads.text(name, "The name of an event")
         payload = payloads.encode(value, f"The data of event {name!r}")
         self._ask(SendEvent(id=next(self._ids), instance_id=instance_id, name=name, input=payload))
 
@@ -382,7 +386,7 @@ class Execution:
 
     def _set_timer(self, fire_at: datetime) -> int:
         task_id = next(self._ids)
-        self._ask(CreateTimer(id=task_id, fire_at=_up_to_millisecond(fire_at)))
+        self._ask(CreateTimer(id=task_id, fire_at=_up_to_millisecond(min(fire_at, _LATEST).astimezone(UTC))))
         return task_id
 
 
@@ -392,10 +396,16 @@ def _up_to_millisecond(time: datetime) -> datetime:
     return time + _MILLISECOND - timedelta(microseconds=excess) if excess else time
 
 
+def _checked_tags(tags: dict[str, str] | None) -> dict[str, str] | None:
+    if tags is None:
+        return None
+    return {payloads.text(key, "The name of a tag"): payloads.text(tags[key], f"Tag {key!r}") for key in tags}
+
+
 async def _drive(generator: Generator[Any, Any, Any]) -> Any:
     """Runs a generator orchestrator: what it yields is awaited, and the result or error sent back in."""
     value: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     while True:
         try:
             yielded = generator.send(value) if error is None else generator.throw(error)
@@ -404,7 +414,7 @@ async def _drive(generator: Generator[Any, Any, Any]) -> Any:
         value, error = None, None
         try:
             value = await yielded
-        except Exception as raised:  # noqa: BLE001 - whatever the task raised belongs to the code that yielded it
+        except BaseException as raised:  # noqa: BLE001 - all of it, even GeneratorExit, belongs to the code that yielded
             error = raised
 
 

@@ -48,24 +48,46 @@ def type_name(error_type: type[BaseException]) -> str:
 
 
 def _describe(error: BaseException, depth: int, *, non_retriable: bool = False) -> FailureDetails:
-    recorded = getattr(error, "failure", None)
+    recorded = _attribute(error, "failure")
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is None and isinstance(error, BaseExceptionGroup):
+        cause = error.exceptions[0]  # what a TaskGroup was left by says nothing itself
     inner: FailureDetails | None = None
     if isinstance(recorded, FailureDetails):
-        inner = recorded
+        inner = _within(recorded, depth - 1)
     elif cause is not None and cause is not error and depth > 0:
         inner = _describe(cause, depth - 1)
     return FailureDetails(
         error_type=type_name(type(error)),
         error_message=_message(error)[:MAX_MESSAGE],
-        stack_trace="".join(traceback.format_tb(error.__traceback__))[-MAX_STACK_TRACE:] or None,
+        stack_trace=_encodable("".join(traceback.format_tb(error.__traceback__)))[-MAX_STACK_TRACE:] or None,
         inner_failure=inner,
-        is_non_retriable=non_retriable or bool(getattr(error, "non_retriable", False)),
+        is_non_retriable=non_retriable or _attribute(error, "non_retriable") is True,
     )
+
+
+def _within(failure: FailureDetails, depth: int) -> FailureDetails | None:
+    """A failure that already is data, without the causes that lie too deep: each level of children adds one."""
+    if depth < 0:
+        return None
+    inner = failure.inner_failure
+    return failure if inner is None else msgspec.structs.replace(failure, inner_failure=_within(inner, depth - 1))
 
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
+        return _encodable(str(error))
     except Exception:  # noqa: BLE001 - a user's broken __str__ must not hide the failure itself
         return f"<{type(error).__qualname__} whose message could not be read>"
+
+
+def _attribute(error: BaseException, name: str) -> object:
+    try:
+        return getattr(error, name, None)
+    except Exception:  # noqa: BLE001 - nor a user's broken property
+        return None
+
+
+def _encodable(text: str) -> str:
+    """Text that UTF-8 can carry: half characters (of undecodable file names, say) would make the whole commit unstorable."""
+    return text.encode(errors="backslashreplace").decode()

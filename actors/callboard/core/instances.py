@@ -26,10 +26,10 @@ _FORBIDDEN = frozenset("/\\#?")
 
 
 def check_instance_id(instance_id: str) -> str:
-    """Returns the id unchanged when it is allowed.
+    r"""Returns the id unchanged when it is allowed.
 
     Raises:
-        InvalidInstanceIdError: empty, over 256 characters, starting with ``@``, or holding one of ``/ \\ # ?``
+        InvalidInstanceIdError: empty, over 256 characters, starting with ``@``, or holding one of ``/ \ # ?``
             or a control character.
     """
     if not instance_id:

@@ -181,7 +181,8 @@ class DeterministicLoop(_EventLoop):
         """Dispose of the activation: close its coroutines in the order of their creation, in this thread.
 
         From here on everything the coroutines ask for is inert: it neither happens nor raises nor completes. If it
-        raised, `while True: try: await … except BaseException: …` would spin here for ever.
+        raised, `while True: try: await … except BaseException: …` would spin here for ever. A host that cancels the
+        futures it still holds afterwards (that is inert, too) leaves nothing to the garbage collector.
 
         Raises:
             KeyboardInterrupt: if one came in meanwhile; everything is disposed of all the same.

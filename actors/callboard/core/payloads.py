@@ -54,8 +54,21 @@ def decode(payload: Payload | None, expected: type[T] | Any, what: str) -> Any:
         return _decode_any(payload, what)
     try:
         return msgspec.json.decode(payload, type=expected, dec_hook=_from_builtins)
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001 - a type's own hooks (__post_init__, model_validate) raise what they like
         raise InvalidPayloadError(f"{what} does not fit {_describe(expected)}: {error}") from error
+
+
+def text(value: object, what: str) -> str:
+    """Returns a name unchanged if history can hold it: what is no string, or half of one, could be written but never read again.
+
+    Raises:
+        InvalidPayloadError: it cannot.
+    """
+    if not isinstance(value, str):
+        raise InvalidPayloadError(f"{what} must be a string, not {type(value).__qualname__}.")
+    if not value.isascii() and any(0xD800 <= ord(character) < 0xE000 for character in value):
+        raise InvalidPayloadError(f"{what} must be valid Unicode: {value!r} has half a character.")
+    return value
 
 
 def is_json(text: str) -> bool:

@@ -88,6 +88,11 @@ def _compare(commit: Commit, asked: dict[int, Action], *, ended: bool) -> None:
             f"History goes on after commit {commit.n}, but the code has already returned there. "
             "Was a call removed from the orchestrator, or a condition changed? Put it back, or start new versions under a new name."
         )
+    if not ended and (commit.terminal or commit.continued is not None):
+        raise NonDeterminismError(
+            f"History ends at commit {commit.n}, but the code goes on there. Was a call added to the orchestrator, or a condition "
+            "changed? Take it back, or start new versions under a new name."
+        )
 
 
 def _explain(event: ActionEvent, action: Action | None, commit: Commit) -> str:

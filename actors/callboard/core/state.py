@@ -28,7 +28,6 @@ from callboard.core.events import (
     ExecutionTerminated,
     HistoryEvent,
     InputEvent,
-    ParentInstance,
     Payload,
     RuntimeStatus,
     SeenMessage,
@@ -91,7 +90,9 @@ class InstanceState:
         self.start: ExecutionStarted | None = None if record.terminal else _start_of(record)
         """How the next execution begins, when it has not begun yet."""
         self.carried: tuple[EventRaised, ...] = ()
+        self.begins_suspended = False
         self.seen: dict[str, datetime] = {}
+        """Ids of consumed messages, and when they were consumed (here: the clocks of senders prove nothing)."""
         self.open: dict[int, HistoryEvent] = {}
         """Actions of this execution whose end has not come: tasks, children and timers by number."""
         self.highest = -1
@@ -119,9 +120,9 @@ class InstanceState:
         """Takes a commit of this instance, our own or one read from the store."""
         if commit.execution_id != self.execution_id or self.start is not None:
             self._begin(commit.execution_id, commit.first)
-        self.n, self.at = commit.n, commit.at
+        self.n, self.first, self.at = commit.n, commit.first, commit.at
         for event in commit.events:
-            self._record(event)
+            self._record(event, commit.at)
         for timer in commit.timers_cancelled:
             self.open.pop(timer, None)
         self.status, self.custom_status, self.parked = commit.runtime_status, commit.custom_status, commit.parked
@@ -140,15 +141,20 @@ class InstanceState:
             case Watch():
                 return Verdict.DUPLICATE
 
-    def accept(self, event: InputEvent) -> None:
-        """Takes an event into account at once, so that its duplicate in the same turn is known."""
+    def accept(self, event: InputEvent, at: datetime) -> None:
+        """Takes an event into account at once, so that its duplicate in the same turn is known.
+
+        Args:
+            event: What `judge` made of a message.
+            at: The time of the turn that consumes it.
+        """
         match event:
             case TaskCompleted() | TaskFailed() | SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed():
                 self.open.pop(event.task_scheduled_id, None)
             case TimerFired():
                 self.open.pop(event.timer_id, None)
             case EventRaised() | ExecutionTerminated() | ExecutionSuspended() | ExecutionResumed():
-                self.seen[event.message_id] = event.timestamp
+                self.seen[event.message_id] = at
             case ExecutionStarted():
                 pass
         if isinstance(event, ExecutionSuspended):
@@ -166,6 +172,8 @@ class InstanceState:
             return []
         started = msgspec.structs.replace(self.start, timestamp=now)
         events: list[InputEvent] = [started, *self.carried]
+        if self.begins_suspended:  # first of all, so that the code does not begin before it is resumed
+            events.insert(0, ExecutionSuspended(timestamp=now, message_id=f"{started.execution_id}/suspended"))
         self._begin(started.execution_id, self.n + 1)
         self.generation, self.parent, self.name = started.generation, started.parent, started.name
         self.version, self.tags = started.version, started.tags
@@ -176,17 +184,19 @@ class InstanceState:
 
     def _begin(self, execution_id: str, first: int) -> None:
         self.execution_id, self.first = execution_id, first
-        self.start, self.carried = None, ()
+        self.start, self.carried, self.begins_suspended = None, (), False
         self.open, self.highest = {}, -1
 
-    def _record(self, event: HistoryEvent) -> None:
+    def _record(self, event: HistoryEvent, at: datetime) -> None:
         match event:
             case TaskScheduled() | SubOrchestrationInstanceCreated() | TimerCreated():
                 self.open[event.event_id] = event
                 self.highest = max(self.highest, event.event_id)
             case ContinuedAsNew():
-                self.start, self.carried, self.suspended = event.next, event.carried, event.suspended
-                self.seen = {seen.message_id: seen.at for seen in event.seen}
+                self.start, self.carried = event.next, event.carried
+                self.suspended = self.begins_suspended = event.suspended
+                self.seen = {raised.message_id: at for raised in event.carried}
+                self.seen.update((seen.message_id, seen.at) for seen in event.seen)
             case ExecutionStarted():
                 self.name, self.parent, self.version, self.tags = event.name, event.parent, event.version, event.tags
                 self.generation = event.generation
@@ -203,7 +213,7 @@ class InstanceState:
                 | ExecutionSuspended()
                 | ExecutionResumed()
             ):
-                self.accept(event)
+                self.accept(event, at)
             case _:  # EventSent, TerminationSent: nothing waits for them
                 self.highest = max(self.highest, getattr(event, "event_id", -1))
 

@@ -20,9 +20,7 @@ from callboard.core.events import (
     EventRaised,
     ExecutionCompleted,
     ExecutionParked,
-    ExecutionResumed,
     ExecutionStarted,
-    ExecutionSuspended,
     ExecutionTerminated,
     HistoryEvent,
     InputEvent,
@@ -43,6 +41,10 @@ DEDUPE_RETENTION = timedelta(days=1)
 STUCK = (
     "The orchestrator kept its turn running too long and was interrupted. It must only await what its context or asyncio gives it: "
     "move blocking or heavy work into an activity, deploy, and resume the instance. It was at:\n"
+)
+EXITED = (
+    "The orchestrator called sys.exit({!r}), which would end the worker, not the orchestration. Return or raise instead, deploy, and "
+    "resume the instance."
 )
 
 
@@ -88,6 +90,7 @@ class Activation:
     def turn(self, messages: Sequence[InstanceMessage], *, now: datetime, token: str) -> Turn:
         """Takes messages in the order given. ``now`` is whole milliseconds; ``token`` is random."""
         state = self.state
+        now = max(now, state.at or now)
         inputs: list[InputEvent] = []
         unknown: list[InstanceMessage] = []
         duplicates, nudged = 0, False
@@ -101,11 +104,11 @@ class Activation:
                 nudged = True
             else:
                 inputs.append(judged)
-                state.accept(judged)
+                state.accept(judged, now)
         commit = None
         if inputs or nudged:
             retry = any(isinstance(message, (Resume, Wake)) for message in messages)
-            commit = self._decide(inputs, max(now, state.at or now), token, retry=retry)
+            commit = self._decide(inputs, now, token, retry=retry)
         return Turn(commit, tuple(unknown), duplicates)
 
     @property
@@ -147,7 +150,7 @@ class Activation:
             generation=state.generation,
         )
         state.apply(commit)
-        self._commits = None
+        self._commits = None if commit.continued is None else ()  # the next execution's are none so far
         if commit.terminal or commit.continued is not None:
             self.close()
         return commit
@@ -165,6 +168,8 @@ class Activation:
             return self._park(inputs, now, str(error))
         except TurnInterrupted as interrupted:
             return self._park(inputs, now, STUCK + _place(interrupted))
+        except SystemExit as exit_:
+            return self._park(inputs, now, EXITED.format(exit_.code))
         self._unfed = []
         return self._conclude(execution, inputs, pending[step.fed :], step, now)
 
@@ -209,8 +214,9 @@ class Activation:
                 )
                 return Decision(events=events, status="Failed")
             case Continued(input=value):
-                events.append(self._continued(execution, value, unfed, now))
-                return Decision(events=events, status="Running")
+                highest = max((action.id for action in step.actions), default=self.state.highest)
+                events.append(self._continued(execution, value, unfed, now, event_id=highest + 1))
+                return Decision(events=events, status="Suspended" if self.state.suspended else "Running")
 
     def _completed(
         self, now: datetime, status: Literal["Completed", "Terminated"], *, result: Payload | None
@@ -218,13 +224,19 @@ class Activation:
         return ExecutionCompleted(timestamp=now, orchestration_status=status, result=result, parent=self.state.parent)
 
     def _continued(
-        self, execution: Execution, value: Payload | None, unfed: Sequence[InputEvent], now: datetime
+        self,
+        execution: Execution,
+        value: Payload | None,
+        unfed: Sequence[InputEvent],
+        now: datetime,
+        *,
+        event_id: int,
     ) -> ContinuedAsNew:
         state = self.state
         late = tuple(event for event in unfed if isinstance(event, EventRaised))
         return ContinuedAsNew(
             timestamp=now,
-            event_id=state.highest + 1,
+            event_id=event_id,
             next=ExecutionStarted(
                 timestamp=now,
                 name=state.name,
@@ -237,7 +249,7 @@ class Activation:
             ),
             carried=execution.unclaimed_events() + late,
             seen=state.recently_seen(now - DEDUPE_RETENTION),
-            suspended=_ends_suspended(unfed),
+            suspended=state.suspended,
         )
 
     def _terminate(self, inputs: list[InputEvent], now: datetime) -> Decision:
@@ -257,16 +269,6 @@ class Activation:
             )
         events.append(self._completed(now, "Terminated", result=order.input))
         return Decision(events=events, status="Terminated", ran=False)
-
-
-def _ends_suspended(unfed: Sequence[InputEvent]) -> bool:
-    suspended = False
-    for event in unfed:
-        if isinstance(event, ExecutionSuspended):
-            suspended = True
-        elif isinstance(event, ExecutionResumed):
-            suspended = False
-    return suspended
 
 
 def _place(interrupted: TurnInterrupted) -> str:

@@ -142,7 +142,7 @@ class Hub:
 
     def _collections_of(self, client: ClientLike, hub: str, *, replicated: bool) -> Collections:
         database: Any = client.get_database(self._database)
-        codec: Any = CodecOptions(tz_aware=True, tzinfo=UTC)
+        codec: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
         def named(name: str) -> Any:
             return database.get_collection(

@@ -1,0 +1,206 @@
+"""Which partitions are ours: leases, balanced over the live workers.
+
+Leases are efficiency: they keep two workers from doing the same work. Safety is the commit's unique number alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from callboard.core.messages import Ping, WorkersChanged
+from callboard.errors import CallboardError, UnavailableError, UnroutableError
+from callboard.packs import encode_pack
+from callboard.ports import Broker, Destination, Host, HubView, Lease, Store, WorkerInfo
+
+log = logging.getLogger("callboard")
+
+#: How long a lease lasts without a heartbeat, in seconds.
+LEASE = 15.0
+#: How often a worker says that it lives, in seconds.
+HEARTBEAT = 4.0
+#: Least pause between two heartbeats that news of other workers bring about, in seconds.
+LEAST_PAUSE = 0.2
+#: How long the inbox of another worker must be gone before its partitions are taken over, in seconds: it may be reconnecting.
+SECOND_LOOK = 1.0
+#: How long a partition that is given up may take to come to rest, in seconds.
+DRAIN = 10.0
+
+
+class Ownership:
+    """Holds this worker's fair share of the partitions.
+
+    Args:
+        gain: Starts to act for partitions.
+        lose: Stops acting for partitions: returns when nothing of theirs is under way here, or the deadline has passed.
+        seen: Is shown every view of the hub.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        host: Host,
+        worker: WorkerInfo,
+        *,
+        gain: Callable[[frozenset[int]], Awaitable[None]],
+        lose: Callable[[frozenset[int], bool], Awaitable[None]],
+        seen: Callable[[HubView], None],
+        lease: float = LEASE,
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
+        self._store = store
+        self._broker = broker
+        self._host = host
+        self._worker = worker
+        self._gain = gain
+        self._lose = lose
+        self._seen = seen
+        self._lease = lease
+        self._heartbeat = heartbeat
+        self._wake = asyncio.Event()
+        self._missed: tuple[str, float] | None = None
+        self._confirmed = host.monotonic()
+        """When the last heartbeat that got through was sent."""
+        self.owned: frozenset[int] = frozenset()
+
+    def look_again(self) -> None:
+        """Workers have come or gone: balance now, not at the next heartbeat."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keeps and balances leases until cancelled."""
+        announced = False
+        while True:
+            asked = self._host.monotonic()
+            try:
+                view = await self._store.heartbeat(self._worker, ttl=self._lease)
+                self._confirmed = asked
+                self._seen(view)
+                await self._balance(view)
+                if not announced:
+                    await self._announce(view)
+                    announced = True
+                await self._ping_next(view)
+            except UnavailableError as error:
+                log.warning("No heartbeat: %s", error)
+                await self._fence()
+            await self._pause()
+
+    async def leave(self) -> None:
+        """Gives everything up in order, and lets the others know at once."""
+        if self.owned:
+            await self._give_up(self.owned)
+        view = await self._store.view(ttl=self._lease)
+        await self._store.leave(self._worker.worker_id)
+        await self._announce(view)
+
+    async def _pause(self) -> None:
+        await self._host.sleep(LEAST_PAUSE)
+        try:
+            pause = SECOND_LOOK if self._missed else self._heartbeat * (0.9 + 0.2 * self._host.random())
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _fence(self) -> None:
+        """Without a heartbeat for most of the lease, others may take over: stop acting."""
+        if self.owned and self._host.monotonic() - self._confirmed > self._lease * 2 / 3:
+            log.error("The store cannot be reached: this worker stops acting for its partitions")
+            lost, self.owned = self.owned, frozenset()
+            await self._lose(lost, False)
+
+    async def _balance(self, view: HubView) -> None:
+        me = self._worker.worker_id
+        held = frozenset(lease.partition for lease in view.leases if lease.owner == me and not lease.expired)
+        if stolen := self.owned - held:
+            log.info("Lost partitions %s to other workers", sorted(stolen))
+            self.owned -= stolen
+            await self._lose(stolen, False)
+        if not self._worker.orchestrations:
+            return
+        wanted = _share(view, me)
+        if len(held) > wanted:
+            await self._give_up(frozenset(sorted(held & self.owned)[wanted - len(held) :]))
+        await self._take(view, held - self.owned, wanted)
+
+    async def _take(self, view: HubView, mine: frozenset[int], wanted: int) -> None:
+        gained = set(mine)  # leases under our id that we do not act for yet
+        free = [lease for lease in view.leases if lease.owner is None or lease.expired]
+        offset = int(self._host.random() * len(free)) if free else 0
+        for lease in free[offset:] + free[:offset]:
+            if len(self.owned) + len(gained) >= wanted:
+                break
+            if await self._acquire(lease):
+                gained.add(lease.partition)
+        if gained:
+            self.owned |= gained
+            await self._gain(frozenset(gained))
+
+    async def _acquire(self, lease: Lease) -> bool:
+        me = self._worker.worker_id
+        return await self._store.acquire(lease.partition, me, epoch=lease.epoch, ttl=self._lease) is not None
+
+    async def _give_up(self, partitions: frozenset[int]) -> None:
+        self.owned -= partitions
+        await self._lose(partitions, True)
+        for partition in sorted(partitions):
+            await self._store.release(partition, self._worker.worker_id)
+        view = await self._store.view(ttl=self._lease)
+        await self._announce(view)
+
+    async def _announce(self, view: HubView) -> None:
+        body = encode_pack([WorkersChanged(worker_id=self._worker.worker_id)])
+        for worker in view.workers:
+            if worker.worker_id != self._worker.worker_id:
+                await self._reach(worker.worker_id, body)
+
+    async def _ping_next(self, view: HubView) -> None:
+        """Pings the next worker in the ring. One whose inbox is gone, and still gone a moment later, has no connection."""
+        others = _ring(view.workers, self._worker.worker_id)
+        if not others:
+            return
+        target = others[0].worker_id
+        if await self._reach(target, encode_pack([Ping()])):
+            self._missed = None
+        elif self._missed is None or self._missed[0] != target:
+            self._missed = (target, self._host.monotonic())
+        elif self._host.monotonic() - self._missed[1] >= SECOND_LOOK:
+            self._missed = None
+            await self._take_over(target)
+
+    async def _take_over(self, dead: str) -> None:
+        log.warning("Worker %s is gone: its partitions are taken over", dead)
+        await self._store.leave(dead)
+        self._wake.set()
+        await self._announce(await self._store.view(ttl=self._lease))
+
+    async def _reach(self, worker_id: str, body: bytes) -> bool:
+        try:
+            await self._broker.publish(Destination.inbox(worker_id), body)
+        except UnroutableError:
+            return False
+        except CallboardError as error:
+            log.debug("No ping of %s: %s", worker_id, error)
+        return True
+
+
+def _ring(workers: Sequence[WorkerInfo], me: str) -> list[WorkerInfo]:
+    """The other workers, beginning with the one behind this one in order of id."""
+    ordered = sorted(workers, key=lambda worker: worker.worker_id)
+    after = [worker for worker in ordered if worker.worker_id > me]
+    return after + [worker for worker in ordered if worker.worker_id < me]
+
+
+def _share(view: HubView, me: str) -> int:
+    """How many partitions this worker should hold at most, so that everyone gets a fair share."""
+    held: dict[str, int] = {worker.worker_id: 0 for worker in view.workers if worker.orchestrations} | {me: 0}
+    for lease in view.leases:
+        if lease.owner in held and not lease.expired:
+            held[lease.owner] += 1
+    fewest, most = len(view.leases) // len(held), -(-len(view.leases) // len(held))
+    somebody_starves = any(count < fewest for worker, count in held.items() if worker != me)
+    return fewest if somebody_starves and held[me] >= most and fewest else most

@@ -1,0 +1,119 @@
+"""Finds what should have happened and did not: level-triggered, for ever, by partition. Recovery is nothing but this."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+import msgspec
+
+from callboard.bodies import restored_all
+from callboard.core.messages import StartExecution, Wake
+from callboard.effects import Effects
+from callboard.errors import UnavailableError
+from callboard.mailbox import Letter
+from callboard.packs import Packer
+from callboard.ports import Claim, Destination, Host, Store
+
+log = logging.getLogger("callboard")
+
+#: How often, in seconds.
+EVERY = 5.0
+#: What is younger is left to those who are just doing it, in seconds.
+AGE = 5.0
+#: How much is read at once.
+PAGE = 500
+
+
+class Sweeper:
+    """Sweeps the partitions that this worker owns."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        packer: Packer,
+        effects: Effects,
+        *,
+        post: Callable[[Letter], bool],
+        is_active: Callable[[str], bool],
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._packer = packer
+        self._effects = effects
+        self._post = post
+        self._is_active = is_active
+        self._owned: frozenset[int] = frozenset()
+        self._gained: frozenset[int] = frozenset()
+        self._wake = asyncio.Event()
+        self.swept = 0
+
+    def own(self, partitions: frozenset[int]) -> None:
+        """Sets the partitions; new ones are swept at once, whatever the age of what they hold."""
+        self._gained |= partitions - self._owned
+        self._gained &= partitions
+        self._owned = partitions
+        if self._gained:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Sweeps until cancelled."""
+        while True:
+            gained, self._gained = self._gained, frozenset()
+            try:
+                if gained:
+                    await self._sweep(gained, age=0.0)
+                    await self._wake_parked(gained)
+                if self._owned:
+                    await self._sweep(self._owned, age=AGE)
+            except UnavailableError as error:
+                log.warning("Sweep: %s", error)
+                self._gained |= gained & self._owned
+            await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(EVERY * (0.8 + 0.4 * self._host.random())):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _sweep(self, partitions: frozenset[int], *, age: float) -> None:
+        before = self._host.now() - timedelta(seconds=age)
+        numbers = sorted(partitions)
+        unsent = await self._store.unsent(numbers, before=before, limit=PAGE)
+        for commit in await restored_all(self._store, unsent):
+            if not self._effects.in_flight(commit) and commit.partition in self._owned:
+                self.swept += 1
+                self._effects.dispatch(commit)
+        for record in await self._store.pending_starts(numbers, before=before, limit=PAGE):
+            if not self._is_active(record.instance_id):
+                self.swept += 1
+                self._post(Letter(StartExecution(instance_id=record.instance_id, execution_id=record.execution_id)))
+        for claim in await self._store.expired_claims(numbers, PAGE):
+            self.swept += 1
+            self._resend(claim)
+        if len(unsent) == PAGE:
+            self._wake.set()
+
+    def _resend(self, claim: Claim) -> None:
+        """Sends a long activity again whose worker is gone. The claim is let go after that: until then it is swept again."""
+        call = msgspec.structs.replace(claim.call, resent=True)
+
+        def sent(error: BaseException | None) -> None:
+            if error is None:
+                self._host.spawn(self._store.release_claim(call, claim.worker_id), name="callboard release claim")
+            else:
+                log.warning("A long activity whose worker is gone could not be sent again yet: %s", error)
+
+        self._packer.send(Destination.activities(call.queue), call, sent)
+
+    async def _wake_parked(self, partitions: frozenset[int]) -> None:
+        """A new owner may run other code than the last one: parked instances try again."""
+        for instance_id in await self._store.parked(sorted(partitions), PAGE):
+            self._post(Letter(Wake(instance_id=instance_id)))
+

@@ -1,0 +1,251 @@
+"""The RabbitMQ broker: one connection publishes, another consumes, both come back by themselves.
+
+Two connections, because a server whose memory or disk alarm is on stops reading from connections that publish, and acks on them would be
+stuck as well. The driver's own reconnecting ("robust") connections are not used: they lose consumers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
+from callboard.ports import Delivery, Destination, DestinationKind, Subscription
+from callboard_broker.rabbitmq_channels import Outcome, PublisherChannel
+from callboard_broker.rabbitmq_consumer import RabbitMQConsumer
+from callboard_broker.rabbitmq_link import Backoff, Link, WireErrors
+from callboard_broker.rabbitmq_options import RabbitMQOptions
+from callboard_broker.rabbitmq_wire import ConnectionLostError, QueueLockedError, QueueMissingError, Wire
+from callboard_broker.topology import check_destination, check_hub, is_durable, queue_name, queue_spec, standing_queues
+
+__all__ = ["RabbitMQBroker", "RabbitMQOptions"]
+
+log = logging.getLogger("callboard.broker")
+
+
+class RabbitMQBroker:
+    """Carries messages over RabbitMQ 3.10 or later. See ``callboard.ports.Broker`` for the contract."""
+
+    def __init__(self, options: RabbitMQOptions | None = None) -> None:
+        self._options = options or RabbitMQOptions()
+        self._dice = random.Random()  # noqa: S311  jitter needs no cryptography
+        self._hub, self._partitions = "", 0
+        self._open = False
+        self._publisher: _Publisher | None = None
+        self._publisher_up = asyncio.Event()
+        self._keys: dict[Destination, str] = {}
+        self._consumers: set[RabbitMQConsumer] = set()
+        self._recovering: set[RabbitMQConsumer] = set()
+        self._late: set[RabbitMQConsumer] = set()
+        self._some_recovered = False
+        self._reconnected: list[Callable[[], None]] = []
+        self._publishing = Link(
+            self._options, "publishing", prepare=self._prepare_publishing, on_lost=self._publishing_lost,
+            probe=Wire.ping, dice=self._dice,
+        )  # fmt: skip
+        self._consuming = Link(
+            self._options, "consuming", prepare=_nothing_to_prepare, on_lost=self._consuming_lost,
+            probe=self._check_consumers, dice=self._dice,
+        )  # fmt: skip
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> RabbitMQBroker:
+        """Makes a broker for ``amqp[s]://user:password@host:port/vhost``; options as in ``RabbitMQOptions``."""
+        return cls(RabbitMQOptions.from_url(url, **options))
+
+    def __repr__(self) -> str:
+        return f"<RabbitMQBroker {self._options.address}>"
+
+    @property
+    def blocked(self) -> bool:
+        """Whether RabbitMQ has stopped taking messages, because its memory or disk alarm is on."""
+        wire = self._publishing.wire
+        return wire is not None and wire.blocked
+
+    async def open(self, hub: str, partitions: int) -> None:
+        check_hub(hub)
+        if self._open:
+            raise ConfigurationError(f"This broker is open already, for hub {self._hub!r}. Make another one.")
+        self._hub, self._partitions, self._open = hub, partitions, True
+        self._publisher_up.clear()
+        deadline = asyncio.get_running_loop().time() + self._options.connect_timeout
+        try:
+            await self._publishing.start(deadline)
+            await self._consuming.start(deadline)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        self._open = False
+        if self._consumers:
+            await asyncio.gather(*(consumer.aclose() for consumer in list(self._consumers)))
+        await asyncio.gather(self._consuming.aclose(), self._publishing.aclose())
+        self._publisher_up.set()
+
+    # Publishing
+
+    async def publish(self, destination: Destination, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        if len(body) > self._options.message_limit:
+            raise PayloadTooLargeError("A message", len(body), self._options.message_limit)
+        key = self._keys.get(destination) or self._key(destination)
+        try:
+            async with asyncio.timeout(self._options.publish_timeout):
+                await self._publish(destination, key, body, headers)
+        except TimeoutError as error:
+            raise BrokerUnavailableError(
+                f"The message for {destination} was not confirmed in {self._options.publish_timeout:g} seconds: {self._why()}."
+            ) from error
+
+    async def _publish(
+        self, destination: Destination, key: str, body: bytes, headers: Mapping[str, str] | None
+    ) -> None:
+        """Tries until it is confirmed: a connection that breaks may lose the message or the confirm, and duplicates are allowed."""
+        backoff: Backoff | None = None
+        while True:
+            publisher = self._publisher or await self._wait_for_publisher()
+            with contextlib.suppress(ConnectionLostError):
+                declared = publisher.declared.get(destination)
+                if declared is None and destination.kind is DestinationKind.ACTIVITIES:
+                    await publisher.declare(destination, instead_of=None)
+                    declared = publisher.declared.get(destination)
+                outcome = await publisher.channel.publish(key, body, headers, persistent=is_durable(destination))
+                if outcome is Outcome.CONFIRMED:
+                    return
+                if outcome is Outcome.RETURNED:
+                    if destination.kind is DestinationKind.INBOX:
+                        raise UnroutableError(destination)
+                    log.warning("There is no queue for %s any more; making it again", destination)
+                    await publisher.declare(destination, instead_of=declared)
+                    continue
+            backoff = backoff or Backoff(self._options, self._dice)
+            await backoff.pause()
+
+    async def _wait_for_publisher(self) -> _Publisher:
+        while self._publisher is None:
+            if not self._open:
+                raise BrokerUnavailableError("The broker is not open. Call open() first, and not after aclose().")
+            await self._publisher_up.wait()
+        return self._publisher
+
+    async def _prepare_publishing(self, wire: Wire) -> None:
+        await wire.declare(queue_spec(self._hub, each, wire.version) for each in standing_queues(self._partitions))
+        self._publisher = _Publisher(self._hub, wire, await wire.publisher())
+        self._publisher_up.set()
+
+    def _publishing_lost(self, _reason: str) -> None:
+        publisher, self._publisher = self._publisher, None
+        self._publisher_up.clear()
+        if publisher is not None:
+            publisher.channel.lose()
+
+    def _why(self) -> str:
+        if self.blocked:
+            return "RabbitMQ takes no messages, its memory or disk alarm is on (see rabbitmqctl status)"
+        return "RabbitMQ did not answer" if self._publisher else f"no connection ({self._publishing.trouble})"
+
+    def _key(self, destination: Destination) -> str:
+        check_destination(destination, self._partitions)
+        key = queue_name(self._hub, destination)
+        if is_durable(destination):
+            self._keys[destination] = key
+        return key
+
+    # Consuming
+
+    async def consume(
+        self, destination: Destination, on_delivery: Callable[[Delivery], None], *, prefetch: int = 100
+    ) -> Subscription:
+        check_destination(destination, self._partitions)
+        if not self._open:
+            raise BrokerUnavailableError("The broker is not open. Call open() first, and not after aclose().")
+        consumer = RabbitMQConsumer(
+            self._consuming, self._options, self, self._hub, destination, on_delivery, prefetch=prefetch, dice=self._dice
+        )
+        self._consumers.add(consumer)
+        await consumer.start(self._options.publish_timeout)
+        return consumer
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        self._reconnected.append(callback)
+
+    async def depth(self, destination: Destination) -> int:
+        check_destination(destination, self._partitions)
+        wire = self._consuming.wire
+        if wire is None:
+            raise BrokerUnavailableError(f"Not connected to RabbitMQ: {self._consuming.trouble}.")
+        try:
+            return await wire.depth(queue_name(self._hub, destination))
+        except (QueueMissingError, QueueLockedError):
+            return 0
+        except WireErrors as error:
+            raise BrokerUnavailableError(f"RabbitMQ hung up: {error}.") from error
+
+    async def _check_consumers(self, wire: Wire) -> None:
+        await wire.ping()
+        for consumer in list(self._consumers):
+            await consumer.check(wire)
+
+    def _consuming_lost(self, reason: str) -> None:
+        for consumer in self._consumers:
+            consumer.lose(reason)
+
+    # What consumers tell (rabbitmq_consumer.Observer)
+
+    def up(self, consumer: RabbitMQConsumer) -> None:
+        if consumer in self._recovering or consumer in self._late:
+            self._some_recovered = True
+            self._forget_recovery(consumer)
+
+    def down(self, consumer: RabbitMQConsumer) -> None:
+        self._recovering.add(consumer)
+
+    def failing(self, consumer: RabbitMQConsumer) -> None:
+        """One whose queue is in trouble does not keep the others from going on; its own return is told when it comes."""
+        if consumer in self._recovering:
+            self._forget_recovery(consumer)
+            self._late.add(consumer)
+
+    def gone(self, consumer: RabbitMQConsumer) -> None:
+        self._consumers.discard(consumer)
+        self._forget_recovery(consumer)
+
+    def _forget_recovery(self, consumer: RabbitMQConsumer) -> None:
+        self._recovering.discard(consumer)
+        self._late.discard(consumer)
+        if self._some_recovered and not self._recovering:
+            self._some_recovered = False
+            for callback in list(self._reconnected):
+                callback()
+
+
+class _Publisher:
+    """The publishing side of one connection, and the queues that were declared on it beyond those that ``open`` makes."""
+
+    def __init__(self, hub: str, wire: Wire, channel: PublisherChannel) -> None:
+        self.channel = channel
+        self.declared: dict[Destination, asyncio.Task[None]] = {}
+        self._hub, self._wire = hub, wire
+        channel.on_lost = wire.abort
+
+    async def declare(self, destination: Destination, *, instead_of: asyncio.Task[None] | None) -> None:
+        """Declares a queue, once for all who ask at the same time; again, if the given declaration is the latest."""
+        task = self.declared.get(destination)
+        if task is instead_of or task is None:
+            spec = queue_spec(self._hub, destination, self._wire.version)
+            task = asyncio.get_running_loop().create_task(self._wire.declare([spec]))
+            self.declared[destination] = task
+        try:
+            await asyncio.shield(task)
+        except BaseException:
+            if task.done() and self.declared.get(destination) is task:
+                del self.declared[destination]
+            raise
+
+
+async def _nothing_to_prepare(_wire: Wire) -> None:
+    """Consumers prepare themselves."""
