@@ -18,7 +18,7 @@ from callboard.core.messages import ActivityCall, TaskResult
 from callboard.errors import MalformedMessageError, UnavailableError
 from callboard.mailbox import Letter
 from callboard.packs import Sent, decode_pack, encode_pack
-from callboard.ports import Broker, Claim, Delivery, Destination, Host, Store, Subscription
+from callboard.ports import BackgroundTask, Broker, Claim, Delivery, Destination, Host, Store, Subscription
 from callboard.receiving import Quarantine
 from callboard.registry import Registry
 from callboard.routes import Routes, Sender
@@ -134,8 +134,10 @@ class ActivityRunner:
         self._subscriptions: list[Subscription] = []
         self._waiting: deque[Run] = deque()
         self._running: dict[int, Run] = {}
+        self._tasks: dict[int, BackgroundTask] = {}
         self._renewed = 0.0
         self._draining = False
+        self._stopped = False
         self.executed = 0
 
     async def serve(self, queue: str) -> None:
@@ -169,6 +171,9 @@ class ActivityRunner:
         until = self._host.monotonic() + deadline
         while self._running and self._host.monotonic() < until:
             await self._host.sleep(0.02)
+        self._stopped = True
+        for task in list(self._tasks.values()):
+            task.cancel()
         for subscription in self._subscriptions:
             await subscription.aclose()
 
@@ -204,7 +209,7 @@ class ActivityRunner:
             run = self._waiting.popleft()
             run.since = self._host.monotonic()
             self._running[id(run)] = run
-            self._host.spawn(self._execute(run), name=f"callboard activity {run.call.name}")
+            self._tasks[id(run)] = self._host.spawn(self._execute(run), name=f"callboard activity {run.call.name}")
 
     def _give_back(self) -> None:
         """Gives calls that wait too long back to the queue: another worker may be free."""
@@ -229,10 +234,14 @@ class ActivityRunner:
 
     async def _execute(self, run: Run) -> None:
         if run.call.resent and await self._claimed_elsewhere(run.call):
+            self._tasks.pop(id(run), None)
             self._forget(run)
             run.account.settle()
             return
         result = await self._result_of(run.call)
+        self._tasks.pop(id(run), None)
+        if self._stopped:
+            return  # cancelled by us: its message goes back to the queue, and the activity runs again elsewhere
         self.executed += 1
         if not self._post(Letter(result, ResultAccount(self, run, result))):
             self.send_result(run, result)

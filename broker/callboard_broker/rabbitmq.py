@@ -32,7 +32,7 @@ class RabbitMQBroker:
 
     def __init__(self, options: RabbitMQOptions | None = None) -> None:
         self._options = options or RabbitMQOptions()
-        self._dice = random.Random()  # noqa: S311  jitter needs no cryptography
+        self._dice = random.Random()
         self._hub, self._partitions = "", 0
         self._open = False
         self._publisher: _Publisher | None = None

@@ -200,10 +200,11 @@ class PublisherChannel:
     def lose(self) -> None:
         """Ends all that is pending: nobody will confirm it any more."""
         self._lost = True
-        pending = [each for each in self._channel.confirmations.values() if isinstance(each, _Confirmation)]
+        pending = list(cast("dict[int, object]", self._channel.confirmations).values())
         self._channel.confirmations.clear()
         for confirmation in pending:
-            confirmation.settle(Outcome.LOST)
+            if isinstance(confirmation, _Confirmation):  # else the driver's mark of a message that was returned
+                confirmation.settle(Outcome.LOST)
         self._window.open_wide()
 
     def _on_closing(self, closing: asyncio.Future[Any]) -> None:

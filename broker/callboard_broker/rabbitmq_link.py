@@ -37,7 +37,7 @@ class Backoff:
         self._failures = 0
 
     def next(self) -> float:
-        ceiling = min(self._options.backoff_max, self._options.backoff_initial * 2**self._failures)
+        ceiling: float = min(self._options.backoff_max, self._options.backoff_initial * (1 << self._failures))
         self._failures = min(self._failures + 1, 30)
         return ceiling * (0.5 + 0.5 * self._dice.random())
 

@@ -295,7 +295,7 @@ class Wire:
         self._abandoned.add(task)
         task.add_done_callback(self._retrieve)
         while not task.done():
-            await asyncio.wait({task, self.lost}, timeout=self._options.rpc_timeout, return_when="FIRST_COMPLETED")
+            await asyncio.wait([task, cast("asyncio.Future[Any]", self.lost)], timeout=self._options.rpc_timeout, return_when="FIRST_COMPLETED")
             if task.done():
                 break
             if self.lost.done():

@@ -76,7 +76,7 @@ class SQLiteBroker:
             raise ConfigurationError(
                 f"{self!r} is open for hub {self._hub!r} already. Make another one for another hub."
             )
-        path = self._path.absolute() if self._path else None
+        path = self._path.resolve() if self._path else None
         thread = JournalThread(Journal(path, busy_seconds=self._busy_seconds, delivery_limit=self._delivery_limit))
         self._hub, self._partitions, self._closing = hub, partitions, None
         try:

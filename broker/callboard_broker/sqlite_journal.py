@@ -303,7 +303,9 @@ class Journal:
 
     def explain(self, error: Exception) -> Exception:
         """What went wrong while open, in the port's terms."""
-        return explain(error, self._path, opening=False)
+        told = explain(error, self._path, opening=False)
+        told.__cause__ = error
+        return told
 
 
 def explain(error: Exception, path: Path | None, *, opening: bool) -> Exception:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -362,13 +361,16 @@ class JournalThread:
             elif isinstance(command, Unsubscribe):
                 self._unsubscribe(command.consumer)
         self._look.update(self._consumers)
-        told = self._journal.explain(error)
-        if not self._failing or not isinstance(error, sqlite3.Error):
+        if not self._failing:
             self._failing = True
-            logger.warning("The broker's journal cannot be written: %s", told, exc_info=error)
-        answered = [each for each in commands if not isinstance(each, Stop)]
-        # Closing succeeds in any case: what the consumer held comes back with the next transaction that does.
-        return Landing([(each.done, None, None if isinstance(each, Unsubscribe) else told) for each in answered])
+            logger.warning("The broker's journal cannot be written: %s", self._journal.explain(error), exc_info=error)
+        failed = Landing()
+        for command in commands:
+            # Closing succeeds in any case: what the consumer held comes back with the next transaction that does.
+            told = None if isinstance(command, Unsubscribe) else self._journal.explain(error)
+            if not isinstance(command, Stop):
+                failed.answers.append((command.done, None, told))
+        return failed
 
     def _recovered(self) -> None:
         if self._failing:

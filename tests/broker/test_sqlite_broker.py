@@ -22,7 +22,7 @@ from callboard.errors import (
     PayloadTooLargeError,
     UnroutableError,
 )
-from callboard.ports import Delivery, Destination
+from callboard.ports import Broker, Delivery, Destination
 from callboard_broker.sqlite import SQLiteBroker
 from callboard_broker.sqlite_journal import explain
 
@@ -74,6 +74,11 @@ async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> Non
 
 async def next_of(deliveries: asyncio.Queue[Delivery]) -> Delivery:
     return await asyncio.wait_for(deliveries.get(), 5)
+
+
+def test_it_is_a_broker() -> None:
+    broker: Broker = SQLiteBroker.from_url("sqlite://")
+    assert isinstance(broker, SQLiteBroker)
 
 
 # URLs and errors

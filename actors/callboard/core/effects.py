@@ -11,6 +11,7 @@ from callboard.core.events import (
     EventSent,
     ExecutionCompleted,
     ExecutionStarted,
+    HistoryEvent,
     ParentInstance,
     Payload,
     SubOrchestrationInstanceCreated,
@@ -62,34 +63,32 @@ Effect: TypeAlias = CallActivity | StartChild | Tell | SetTimer | ClearTimer | C
 
 def derive(commit: Commit, partitions: int) -> list[Effect]:
     """The effects of a commit, besides its projection. Each carries ids that are the same however often it is derived."""
-    effects: list[Effect] = []
-    for event in commit.events:
-        match event:
-            case TaskScheduled():
-                effects.append(CallActivity(_activity_call(commit, event)))
-            case SubOrchestrationInstanceCreated():
-                effects.append(StartChild(_child_record(commit, event, partitions)))
-            case TimerCreated():
-                if event.event_id not in commit.timers_cancelled:
-                    effects.append(SetTimer(event.event_id, event))
-            case EventSent():
-                effects.append(Tell(_event(commit, event)))
-            case TerminationSent():
-                effects.append(Tell(_termination(commit, event)))
-            case ExecutionCompleted():
-                effects.append(ClearExecutionTimers())
-                if event.parent is not None:
-                    effects.append(Tell(_child_result(commit, event, event.parent)))
-            case ContinuedAsNew():
-                effects.append(ClearExecutionTimers())
-                effects.append(
-                    Tell(ContinueExecution(instance_id=commit.instance_id, execution_id=event.next.execution_id))
-                )
-            case _:
-                pass
+    effects = [effect for event in commit.events for effect in _effects_of(event, commit, partitions)]
     created = {event.event_id for event in commit.events if isinstance(event, TimerCreated)}
     effects.extend(ClearTimer(timer) for timer in commit.timers_cancelled if timer not in created)
     return effects
+
+
+def _effects_of(event: HistoryEvent, commit: Commit, partitions: int) -> tuple[Effect, ...]:
+    match event:
+        case TaskScheduled():
+            return (CallActivity(_activity_call(commit, event)),)
+        case SubOrchestrationInstanceCreated():
+            return (StartChild(_child_record(commit, event, partitions)),)
+        case TimerCreated() if event.event_id not in commit.timers_cancelled:
+            return (SetTimer(event.event_id, event),)
+        case EventSent():
+            return (Tell(_event(commit, event)),)
+        case TerminationSent():
+            return (Tell(_termination(commit, event)),)
+        case ExecutionCompleted():
+            told = () if event.parent is None else (Tell(_child_result(commit, event, event.parent)),)
+            return (ClearExecutionTimers(), *told)
+        case ContinuedAsNew():
+            follow = ContinueExecution(instance_id=commit.instance_id, execution_id=event.next.execution_id)
+            return (ClearExecutionTimers(), Tell(follow))
+        case _:
+            return ()
 
 
 def projection(commit: Commit) -> Projection:

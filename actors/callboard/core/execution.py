@@ -367,7 +367,7 @@ class Execution:
 
     def random(self) -> Random:
         if self._random is None:
-            self._random = Random(self.execution_id)  # noqa: S311 - must repeat on replay
+            self._random = Random(self.execution_id)  # seeded: the same numbers on replay
         return self._random
 
     # TimerHost: asyncio's own timers, made durable by the loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from typing import cast
 
 import msgspec
 
@@ -49,9 +50,7 @@ def type_name(error_type: type[BaseException]) -> str:
 
 def _describe(error: BaseException, depth: int, *, non_retriable: bool = False) -> FailureDetails:
     recorded = _attribute(error, "failure")
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is None and isinstance(error, BaseExceptionGroup):
-        cause = error.exceptions[0]  # what a TaskGroup was left by says nothing itself
+    cause = _cause(error)
     inner: FailureDetails | None = None
     if isinstance(recorded, FailureDetails):
         inner = _within(recorded, depth - 1)
@@ -64,6 +63,13 @@ def _describe(error: BaseException, depth: int, *, non_retriable: bool = False) 
         inner_failure=inner,
         is_non_retriable=non_retriable or _attribute(error, "non_retriable") is True,
     )
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is None and isinstance(error, BaseExceptionGroup):  # a TaskGroup's: it says nothing itself
+        cause = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return cause
 
 
 def _within(failure: FailureDetails, depth: int) -> FailureDetails | None:

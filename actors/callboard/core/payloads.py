@@ -54,7 +54,7 @@ def decode(payload: Payload | None, expected: type[T] | Any, what: str) -> Any:
         return _decode_any(payload, what)
     try:
         return msgspec.json.decode(payload, type=expected, dec_hook=_from_builtins)
-    except Exception as error:  # noqa: BLE001 - a type's own hooks (__post_init__, model_validate) raise what they like
+    except Exception as error:  # a type's own hooks (__post_init__, model_validate) raise what they like
         raise InvalidPayloadError(f"{what} does not fit {_describe(expected)}: {error}") from error
 
 

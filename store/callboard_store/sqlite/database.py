@@ -103,12 +103,7 @@ class Database:
         )
         try:
             _refuse_foreign(connection, self._path)
-            mode = _into_wal(connection, self._busy_seconds)
-            if self._path is not None and mode != "wal":
-                raise ConfigurationError(
-                    f"{self._path} is on a file system without shared memory (a network mount?), where SQLite is not safe. Put it "
-                    f"on a local disk."
-                )
+            _into_wal(connection, self._path, self._busy_seconds)
             connection.execute("PRAGMA synchronous = FULL")
         except BaseException:
             connection.close()
@@ -172,7 +167,7 @@ class Database:
         try:
             call.result = call.work(sql)
         except BaseException as error:
-            call.error = explained(error, self._path) if isinstance(error, sqlite3.Error | UnicodeError) else error
+            call.error = explained(error, self._path) if isinstance(error, sqlite3.Error | UnicodeError | OverflowError) else error
             if not sql.connection.in_transaction:
                 raise  # the error has ended the whole transaction: nobody's work is kept
             if not saved:
@@ -209,18 +204,22 @@ def _resolve(calls: list[_Call]) -> None:
             call.future.set_result(call.result)
 
 
-def _into_wal(connection: sqlite3.Connection, seconds: float) -> str:
+def _into_wal(connection: sqlite3.Connection, path: Path | None, seconds: float) -> None:
     """Turns the file to write-ahead logging. SQLite does not wait by itself when a store and a broker do so at once."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            mode: str = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in _BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:
-            return mode
+            break
+    if path is not None and mode != "wal":
+        raise ConfigurationError(
+            f"{path} is on a file system without shared memory (a network mount?), where SQLite is not safe. Put it on a local disk."
+        )
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path | None) -> None:
@@ -238,7 +237,7 @@ def explained(error: BaseException, path: Path | None) -> CallboardError:
     """What an error of SQLite or of the file system means to us."""
     where = path or "memory"
     match error:
-        case UnicodeError():
+        case UnicodeError() | OverflowError():
             return InvalidPayloadError(f"A value cannot be stored in SQLite: {error}.")
         case sqlite3.DatabaseError(sqlite_errorcode=code) if code == _NOT_A_DATABASE:
             return ConfigurationError(

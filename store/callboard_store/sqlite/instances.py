@@ -30,8 +30,9 @@ T = TypeVar("T")
 class Topic:
     """What the store's topics share."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], payload_grace_seconds: float) -> None:
         self._clock = clock
+        self._payload_grace_seconds = payload_grace_seconds
         self._database: Database | None = None
 
     async def _read(self, work: Callable[[Sql], T]) -> T:
@@ -117,9 +118,8 @@ class Instances(Topic):
         condition, values = _condition(which, continuation)
         contents = await self._read(
             lambda sql: sql.column(
-                "SELECT record FROM {instances} WHERE "
-                + condition
-                + " ORDER BY created_time DESC, instance_id DESC LIMIT ?",
+                f"""SELECT record FROM {{instances}} WHERE {condition}
+                    ORDER BY created_time DESC, instance_id DESC LIMIT ?""",  # noqa: S608  no value is in the text
                 *values,
                 limit + 1,
             )

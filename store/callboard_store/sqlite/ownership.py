@@ -78,12 +78,12 @@ class Claims(Topic):
         await self._write(lambda sql: sql.run("UPDATE {claims} SET expires = ? WHERE worker_id = ?", until, worker_id))
 
     async def release_claim(self, call: ActivityCall) -> None:
-        await self._write(lambda sql: sql.run("DELETE FROM {claims}" + _SAME_TASK, *_identity(call)))
+        await self._write(lambda sql: sql.run(f"DELETE FROM {{claims}} {_SAME_TASK}", *_identity(call)))
 
     async def claimed(self, call: ActivityCall) -> bool:
         now = self._clock()
         found = await self._read(
-            lambda sql: sql.row("SELECT 1 FROM {claims}" + _SAME_TASK + " AND expires > ?", *_identity(call), now)
+            lambda sql: sql.row(f"SELECT 1 FROM {{claims}} {_SAME_TASK} AND expires > ?", *_identity(call), now)
         )
         return found is not None
 
@@ -180,7 +180,7 @@ class Quarantine(Topic):
         return [_quarantined(row) for row in rows]
 
 
-_SAME_TASK = " WHERE instance_id = ? AND execution_id = ? AND task_scheduled_id = ?"
+_SAME_TASK = "WHERE instance_id = ? AND execution_id = ? AND task_scheduled_id = ?"
 _FORGOTTEN_SECONDS = 86_400
 
 

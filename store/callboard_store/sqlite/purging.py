@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import Final
 
 from callboard.core.events import TERMINAL
 from callboard.errors import PayloadTooLargeError
-from callboard_store.rules import PAYLOAD_GRACE_SECONDS, TAKEN_SECONDS, key_start, payload_hashes
+from callboard_store.rules import TAKEN_SECONDS, key_start, payload_hashes
 from callboard_store.sqlite.database import Sql
 from callboard_store.sqlite.instances import Topic
 from callboard_store.sqlite.tables import commit_of
@@ -20,10 +19,6 @@ PIECE: Final = 64 * 1024 * 1024
 
 class Purging(Topic):
     """Adds what deletes, and the payloads that go with it."""
-
-    def __init__(self, clock: Callable[[], float], payload_grace_seconds: float = PAYLOAD_GRACE_SECONDS) -> None:
-        super().__init__(clock)
-        self.payload_grace_seconds = payload_grace_seconds
 
     async def trim(self, instance_id: str, *, below: int) -> int:
         now = self._clock()
@@ -68,7 +63,7 @@ class Purging(Topic):
             sql.column(
                 "SELECT sha256 FROM {payloads} WHERE instance_id = ? AND put_at <= ?",
                 instance_id,
-                now - self.payload_grace_seconds,
+                now - self._payload_grace_seconds,
             )
         )
         if not old:

@@ -1,0 +1,91 @@
+"""A task hub, connected: its name, its partitions, its broker and its store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeVar, cast
+from urllib.parse import urlsplit
+
+from callboard.app import check_hub
+from callboard.errors import ConfigurationError
+from callboard.ports import Broker, Store
+
+P = TypeVar("P")
+
+
+class TaskHub:
+    """What a worker or client needs of a hub. Use it with ``async with``, or call ``open`` and ``aclose``.
+
+    Args:
+        name: The hub's name.
+        broker: Not opened yet.
+        store: Not opened yet.
+        partitions: What a new hub gets; None takes what the hub has, or 32 for a new one.
+    """
+
+    def __init__(self, name: str, broker: Broker, store: Store, *, partitions: int | None = None) -> None:
+        self.name = check_hub(name)
+        self.broker = broker
+        self.store = store
+        self.partitions = partitions or 0
+        self._wanted = partitions
+
+    @classmethod
+    def from_urls(cls, name: str, *, broker: str, store: str, partitions: int | None = None) -> TaskHub:
+        """Finds the adapters by the URLs' schemes.
+
+        Raises:
+            ConfigurationError: no adapter is installed for a scheme; says which there are.
+        """
+        return cls(name, open_broker(broker), open_store(store), partitions=partitions)
+
+    async def open(self) -> None:
+        """Connects to both servers.
+
+        Raises:
+            UnavailableError: one cannot be reached or refuses the credentials; says which, and what to check.
+            HubMismatchError: the hub has another number of partitions.
+        """
+        self.partitions = await self.store.open(self.name, self._wanted)
+        await self.broker.open(self.name, self.partitions)
+
+    async def aclose(self) -> None:
+        await self.broker.aclose()
+        await self.store.aclose()
+
+    async def __aenter__(self) -> TaskHub:
+        try:
+            await self.open()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class _FromUrl(Protocol):
+    def __call__(self, url: str) -> Any: ...
+
+
+def open_broker(url: str) -> Broker:
+    """The broker adapter for a URL, not opened yet."""
+    return cast("Broker", _adapter("callboard.brokers", "broker", url)(url))
+
+
+def open_store(url: str) -> Store:
+    """The store adapter for a URL, not opened yet."""
+    return cast("Store", _adapter("callboard.stores", "store", url)(url))
+
+
+def _adapter(group: str, role: str, url: str) -> Callable[[str], Any]:
+    scheme = urlsplit(url).scheme
+    found = {point.name: point for point in entry_points(group=group)}
+    point = found.get(scheme)
+    if point is None:
+        known = ", ".join(f"{name}://" for name in sorted(found)) or "none (is the package installed?)"
+        raise ConfigurationError(f"No {role} adapter for {scheme or 'a URL without a scheme'!r}. There are: {known}.")
+    factory: _FromUrl = point.load()
+    return factory

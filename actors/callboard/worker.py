@@ -1,0 +1,283 @@
+"""A worker: owns partitions, runs turns and activities. Start as many as you like, where you like."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import Literal
+
+import msgspec
+
+from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
+from callboard.app import App
+from callboard.core.instances import Commit
+from callboard.core.messages import WorkersChanged
+from callboard.effects import Effects
+from callboard.errors import ConfigurationError, MalformedMessageError
+from callboard.host import SystemHost
+from callboard.hub import TaskHub
+from callboard.mailbox import Letter
+from callboard.ownership import DRAIN, HEARTBEAT, LEASE, Ownership
+from callboard.packs import Packer, decode_pack
+from callboard.ports import BackgroundTask, Delivery, Destination, Host, HubView, Subscription, WorkerInfo
+from callboard.receiving import Quarantine, Receiver
+from callboard.routes import Routes, Sender
+from callboard.scope import Scope
+from callboard.sweeping import Sweeper
+from callboard.timers import Timers
+from callboard.turns import MEMORY, TurnLoop
+from callboard.turnthread import TURN_LIMIT, TurnThread
+from callboard.watchers import Watchers
+
+log = logging.getLogger("callboard")
+
+#: How long a worker that stops may take to finish what it has in hand, in seconds.
+DRAIN_DEADLINE = 30.0
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker works. Durations are in seconds."""
+
+    only: Literal["activities", "orchestrations"] | None = None
+    """Run only activities, or only orchestrations; None: both."""
+    queues: tuple[str, ...] | None = None
+    """The activity queues to serve; None: those that the app's activities are registered with."""
+    concurrency: int = CONCURRENCY
+    """How many activities run at a time."""
+    prefetch: int = 100
+    """Broker messages (packs) that may wait unacked for each partition."""
+    memory: int = MEMORY
+    """Memory for waiting orchestrations, in bytes, estimated; what is beyond it is replayed when it is needed."""
+    turn_limit: float = TURN_LIMIT
+    """How long an orchestrator may run without awaiting anything, before it is interrupted."""
+    lease: float = LEASE
+    """How long partitions stay a worker's when it is not heard of."""
+    heartbeat: float = HEARTBEAT
+    """How often it is heard of."""
+    drain: float = DRAIN_DEADLINE
+    """How long it may take to finish what it has in hand when it stops."""
+    balance: bool = True
+    """False: own every partition without asking, beside whoever else does. For tests of what leases are not needed for."""
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.prefetch < 1:
+            raise ConfigurationError("concurrency and prefetch must be at least 1.")
+        if not 0 < self.heartbeat < self.lease / 2:
+            raise ConfigurationError("heartbeat must be less than half of lease.")
+
+
+class Worker:
+    """Runs an app's orchestrations and activities. Use it with ``async with``, or call ``start`` and ``stop``.
+
+    Args:
+        app: The functions to run.
+        hub: Opened.
+        options: How to work.
+        host: Clock, randomness, threads and tasks; the machine's own by default.
+    """
+
+    def __init__(
+        self, app: App, hub: TaskHub, options: WorkerOptions | None = None, *, host: Host | None = None
+    ) -> None:
+        self.options = options or WorkerOptions()
+        self._app = app
+        self._hub = hub
+        self._own_host = SystemHost() if host is None else None
+        self._host = Scope(host or self._own_host or SystemHost())
+        self.worker_id = self._host.token()[:16]
+        self._subscriptions: dict[int, Subscription] = {}
+        self._others: list[Subscription] = []
+        self._loops: list[BackgroundTask] = []
+        self._stopped = asyncio.Event()
+        self._wire()
+
+    def _wire(self) -> None:
+        """Puts the parts together. Data flows one way: receiver → turns → effects → packer."""
+        hub, host, options = self._hub, self._host, self.options
+        self.packer = Packer(hub.broker, host)
+        self.routes = Routes(hub.partitions)
+        sender = Sender(self.packer, self.routes)
+        quarantine = Quarantine(hub.store, host)
+        self.turns = TurnLoop(
+            hub.store,
+            host,
+            self._app.registry,
+            self._on_committed,
+            memory=options.memory,
+            thread=TurnThread(host, self._app.registry, limit=options.turn_limit),
+        )
+        self.watchers = Watchers(hub.store, host, self.packer, self.turns.is_active)
+        self.timers = Timers(hub.store, host, self._post)
+        self.effects = Effects(
+            hub.store, host, self.packer, self.routes, self.timers, post=self._post, ended=self.watchers.ended
+        )
+        self.receiver = Receiver(quarantine, sender, post=self._post, watch=self.watchers.watch)
+        self.sweeper = Sweeper(
+            hub.store, host, self.packer, self.effects, post=self._post, is_active=self.turns.is_active
+        )
+        self.activities = ActivityRunner(
+            hub.store,
+            hub.broker,
+            host,
+            self._app.registry,
+            sender,
+            self.routes,
+            quarantine,
+            self.worker_id,
+            post=self._post,
+            concurrency=options.concurrency,
+        )
+        self._dead_letters = DeadLetters(hub.broker, sender, host, quarantine)
+        self.ownership = Ownership(
+            hub.store,
+            hub.broker,
+            host,
+            self._info(),
+            gain=self._gain,
+            lose=self._lose,
+            seen=self._seen,
+            lease=options.lease,
+            heartbeat=options.heartbeat,
+        )
+
+    def _info(self) -> WorkerInfo:
+        return WorkerInfo(
+            worker_id=self.worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=self._host.now(),
+            orchestrations=self.runs_orchestrations,
+            queues=self.queues,
+        )
+
+    @property
+    def runs_orchestrations(self) -> bool:
+        return self.options.only != "activities"
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The activity queues that this worker serves."""
+        if self.options.only == "orchestrations":
+            return ()
+        return self._app.registry.queues() if self.options.queues is None else self.options.queues
+
+    # Life
+
+    async def start(self) -> None:
+        """Begins to work; returns once the worker can be reached."""
+        self._others.append(
+            await self._hub.broker.consume(Destination.inbox(self.worker_id), self._on_notice, prefetch=100)
+        )
+        self._hub.broker.on_reconnect(self.ownership.look_again)
+        for name, loop in (
+            ("turns", self.turns.run()),
+            ("timers", self.timers.run()),
+            ("sweeper", self.sweeper.run()),
+            ("activities", self.activities.run()),
+        ):
+            self._loops.append(self._host.spawn(loop, name=f"callboard {name}"))
+        for queue in self.queues:
+            await self.activities.serve(queue)
+        if self.runs_orchestrations:
+            self._others.append(await self._dead_letters.serve())
+        if self.options.balance:
+            self._ownership_loop = self._host.spawn(self.ownership.run(), name="callboard ownership")
+            self._loops.append(self._ownership_loop)
+        elif self.runs_orchestrations:
+            await self._gain(frozenset(range(self._hub.partitions)))
+
+    async def stop(self) -> None:
+        """Finishes what is in hand (up to the drain deadline), gives up its partitions, and ends."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        if self.options.balance:
+            self._ownership_loop.cancel()
+            await self._ownership_loop.wait()
+        await self.activities.drain(self.options.drain)
+        if self.options.balance:
+            await self.ownership.leave()
+        for subscription in [*self._others, *self._subscriptions.values()]:
+            await subscription.aclose()
+        for loop in self._loops:
+            loop.cancel()
+        await self.turns.aclose()
+        await self.effects.aclose()
+        await self.watchers.aclose()
+        await self._host.aclose()
+        if self._own_host is not None:
+            self._own_host.close()
+
+    async def run(self) -> None:
+        """Works until `stop` is called."""
+        await self.start()
+        await self._stopped.wait()
+
+    async def __aenter__(self) -> Worker:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # Between the parts
+
+    def _post(self, letter: Letter) -> bool:
+        partition = self.routes.partition_of(letter.message.instance_id)
+        if partition not in self._owned:
+            return False
+        self.turns.post(letter, partition)
+        return True
+
+    _owned: frozenset[int] = frozenset()
+
+    def _on_committed(self, commit: Commit) -> None:
+        self.effects.dispatch(commit)
+
+    def _on_notice(self, delivery: Delivery) -> None:
+        try:
+            messages = decode_pack(delivery.body)
+        except MalformedMessageError as error:
+            log.warning("A notice for this worker cannot be understood: %s", error)
+            messages = ()
+        if any(isinstance(message, WorkersChanged) for message in messages):
+            self.ownership.look_again()
+        delivery.ack()
+
+    def _seen(self, view: HubView) -> None:
+        self.routes.update(view.leases)
+
+    async def _gain(self, partitions: frozenset[int]) -> None:
+        self._set_owned(self._owned | partitions)
+        for partition in sorted(partitions):
+            source = Destination.partition(partition)
+            self._subscriptions[partition] = await self._hub.broker.consume(
+                source,
+                lambda delivery, source=source: self.receiver.on_delivery(delivery, source),  # type: ignore[misc]
+                prefetch=self.options.prefetch,
+            )
+        log.info("Acts for %d partitions now", len(self._owned))
+
+    async def _lose(self, partitions: frozenset[int], orderly: bool) -> None:
+        """Stops taking letters for partitions, lets what is in hand come to rest if there is time, and forgets them."""
+        subscriptions = [self._subscriptions.pop(number) for number in partitions if number in self._subscriptions]
+        if orderly:
+            await self._rest(partitions)
+        for subscription in subscriptions:
+            await subscription.aclose()
+        self._set_owned(self._owned - partitions)
+        log.info("Acts for %d partitions now", len(self._owned))
+
+    async def _rest(self, partitions: frozenset[int]) -> None:
+        until = self._host.monotonic() + DRAIN
+        self.turns.own_no_more(partitions)
+        while self._host.monotonic() < until and not self.turns.rests(partitions):
+            await self._host.sleep(0.01)
+
+    def _set_owned(self, partitions: frozenset[int]) -> None:
+        self._owned = partitions
+        self.turns.own(partitions)
+        self.timers.own(partitions)
+        self.sweeper.own(partitions)

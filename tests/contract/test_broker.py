@@ -1,0 +1,44 @@
+"""The broker contract, over every broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from callboard.testing.broker_contract import BrokerContract
+from callboard_broker.memory import MemoryBroker, MemoryServer
+from callboard_broker.rabbitmq import RabbitMQBroker
+
+if TYPE_CHECKING:
+    from callboard.ports import Broker
+
+
+class TestMemoryBroker(BrokerContract):
+    def setup_method(self) -> None:
+        self.server = MemoryServer()
+
+    def make_broker(self) -> Broker:
+        return MemoryBroker(self.server)
+
+    async def break_connections(self) -> None:
+        self.server.drop_connections()
+
+
+class TestRabbitMQBroker(BrokerContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, amqp_url: str) -> None:
+        self.url, self.brokers = amqp_url, list[RabbitMQBroker]()
+
+    def make_broker(self) -> Broker:
+        self.brokers.append(RabbitMQBroker.from_url(self.url))
+        return self.brokers[-1]
+
+    async def break_connections(self) -> None:
+        for broker in self.brokers:
+            for link in (broker._publishing, broker._consuming):
+                if link.wire is not None:
+                    link.wire.abort("the test pulled the plug")
+
+
+# The SQLite broker's subclass goes here.
