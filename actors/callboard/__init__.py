@@ -1,1 +1,33 @@
-"""Durable orchestrations in plain Python, on RabbitMQ and MongoDB."""
+"""Callboard: durable orchestrations in plain Python, on RabbitMQ and MongoDB."""
+
+from callboard.app import App, Blueprint
+from callboard.client import Client, InstanceHandle, InstancesPage, InstanceStatus
+from callboard.core.context import DurableTask, OrchestrationContext
+from callboard.core.failure import FailureDetails
+from callboard.errors import (
+    CallboardError,
+    OrchestrationFailedError,
+    SubOrchestrationFailedError,
+    TaskFailedError,
+)
+from callboard.hub import TaskHub
+from callboard.worker import Worker, WorkerOptions
+
+__all__ = [
+    "App",
+    "Blueprint",
+    "CallboardError",
+    "Client",
+    "DurableTask",
+    "FailureDetails",
+    "InstanceHandle",
+    "InstanceStatus",
+    "InstancesPage",
+    "OrchestrationContext",
+    "OrchestrationFailedError",
+    "SubOrchestrationFailedError",
+    "TaskFailedError",
+    "TaskHub",
+    "Worker",
+    "WorkerOptions",
+]

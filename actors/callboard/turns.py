@@ -116,6 +116,15 @@ class TurnLoop:
         actor = self._actors.get(instance_id)
         return actor is not None and (actor.busy or bool(actor.letters))
 
+    def runs(self, instance_id: str) -> bool:
+        """Whether the instance is hot here and has not ended."""
+        actor = self._actors.get(instance_id)
+        return actor is not None and actor.activation is not None and not actor.activation.state.terminal
+
+    def rests(self, partitions: frozenset[int]) -> bool:
+        """Whether no turn or commit of these partitions is under way."""
+        return not any(actor.busy and actor.partition in partitions for actor in self._actors.values())
+
     # The loop
 
     async def run(self) -> None:

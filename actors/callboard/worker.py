@@ -91,6 +91,7 @@ class Worker:
         self._others: list[Subscription] = []
         self._loops: list[BackgroundTask] = []
         self._stopped = asyncio.Event()
+        self._owned: frozenset[int] = frozenset()
         self._wire()
 
     def _wire(self) -> None:
@@ -108,7 +109,7 @@ class Worker:
             memory=options.memory,
             thread=TurnThread(host, self._app.registry, limit=options.turn_limit),
         )
-        self.watchers = Watchers(hub.store, host, self.packer, self.turns.is_active)
+        self.watchers = Watchers(hub.store, host, self.packer, self.turns.runs)
         self.timers = Timers(hub.store, host, self._post)
         self.effects = Effects(
             hub.store, host, self.packer, self.routes, self.timers, post=self._post, ended=self.watchers.ended
@@ -231,8 +232,6 @@ class Worker:
         self.turns.post(letter, partition)
         return True
 
-    _owned: frozenset[int] = frozenset()
-
     def _on_committed(self, commit: Commit) -> None:
         self.effects.dispatch(commit)
 
@@ -262,19 +261,13 @@ class Worker:
 
     async def _lose(self, partitions: frozenset[int], orderly: bool) -> None:
         """Stops taking letters for partitions, lets what is in hand come to rest if there is time, and forgets them."""
-        subscriptions = [self._subscriptions.pop(number) for number in partitions if number in self._subscriptions]
-        if orderly:
-            await self._rest(partitions)
-        for subscription in subscriptions:
+        for subscription in [self._subscriptions.pop(number) for number in partitions if number in self._subscriptions]:
             await subscription.aclose()
         self._set_owned(self._owned - partitions)
-        log.info("Acts for %d partitions now", len(self._owned))
-
-    async def _rest(self, partitions: frozenset[int]) -> None:
-        until = self._host.monotonic() + DRAIN
-        self.turns.own_no_more(partitions)
-        while self._host.monotonic() < until and not self.turns.rests(partitions):
+        until = self._host.monotonic() + (DRAIN if orderly else 0)
+        while not self.turns.rests(partitions) and self._host.monotonic() < until:
             await self._host.sleep(0.01)
+        log.info("Acts for %d partitions now", len(self._owned))
 
     def _set_owned(self, partitions: frozenset[int]) -> None:
         self._owned = partitions

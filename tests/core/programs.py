@@ -53,13 +53,17 @@ class Program:
             messages.append((ends, instance.resume(f"resume-{begins}")))
         return messages
 
-    def world(self, trace: list[str] | None = None, **options: Any) -> World:
-        instance = Instance(self.orchestration(trace), {"round": 1}, **options)
+    def world(self, traces: list[list[str]] | None = None, **options: Any) -> World:
+        instance = Instance(self.orchestration(traces), {"round": 1}, **options)
         return World(instance, self.clients(instance))
 
-    def orchestration(self, trace: list[str] | None = None) -> Callable[..., Any]:
+    def orchestration(self, traces: list[list[str]] | None = None) -> Callable[..., Any]:
+        """The function; each activation of it appends what its code sees to a trace of its own."""
+
         async def program(context: OrchestrationContext, state: dict[str, int]) -> Any:
-            run = Run(context, [] if trace is None else trace)
+            run = Run(context)
+            if traces is not None:
+                traces.append(run.trace)
             result = await run.play(self.root)
             if state["round"] < self.rounds:
                 context.continue_as_new({"round": state["round"] + 1})
@@ -112,9 +116,9 @@ class Program:
 class Run:
     """Plays a program in one activation, and notes what the code sees."""
 
-    def __init__(self, context: OrchestrationContext, trace: list[str]) -> None:
+    def __init__(self, context: OrchestrationContext) -> None:
         self.context = context
-        self.trace = trace
+        self.trace: list[str] = []
 
     async def play(self, node: Node) -> Any:
         method: Callable[..., Coroutine[Any, Any, Any]] = getattr(self, f"_{node[0]}")

@@ -462,11 +462,11 @@ def _chapter(commits: Sequence[Commit], ids: Sequence[str]) -> dict[str, Any]:
 def _told(event: HistoryEvent, ids: Sequence[str]) -> str:
     match event:
         case ContinuedAsNew():
-            event = msgspec.structs.replace(event, carried=(), seen=())
+            event = msgspec.structs.replace(event, carried=(), next=msgspec.structs.replace(event.next, seen=()))
         case SubOrchestrationInstanceCreated():
             event = msgspec.structs.replace(event, execution_id="")
         case ExecutionStarted():
-            event = msgspec.structs.replace(event, execution_id="")
+            event = msgspec.structs.replace(event, execution_id="", seen=())
         case _:
             pass
     text = msgspec.json.encode(event).decode()
@@ -476,9 +476,15 @@ def _told(event: HistoryEvent, ids: Sequence[str]) -> str:
 
 
 def same_story(one_by_one: Sequence[Commit], other: Sequence[Commit]) -> None:
-    """Asserts that the code lived the same. A turn of many messages may also record some that came after its end."""
+    """Asserts that the code lived the same.
+
+    A turn of many messages may also record some that its code does not hear: those after its end, and timers that came due in
+    the very turn that cancelled them.
+    """
     expected, actual = story(one_by_one), story(other)
     assert len(actual) == len(expected)
     for was, now in zip(expected, actual, strict=True):
-        assert now.pop("inputs")[: len(was["inputs"])] == was.pop("inputs")
+        inputs = was.pop("inputs")
+        heard = [event for event in now.pop("inputs") if event in inputs or "TimerFired" not in event]
+        assert heard[: len(inputs)] == inputs
         assert now == was

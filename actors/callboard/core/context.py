@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
@@ -252,16 +251,3 @@ class OrchestrationContext:
     def random(self) -> Random:
         """A generator of random numbers seeded by the execution: the same numbers on replay. Not for secrets."""
         return self._host.random()
-
-    def logger(self, logger: logging.Logger) -> logging.LoggerAdapter[logging.Logger]:
-        """Wraps a logger so that it is silent while replaying and carries the instance id."""
-        return _ReplaySafeLogger(logger, self._host)
-
-
-class _ReplaySafeLogger(logging.LoggerAdapter[logging.Logger]):
-    def __init__(self, logger: logging.Logger, host: ContextHost) -> None:
-        super().__init__(logger, {"instance_id": host.instance_id})
-        self._host = host
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name is logging's
-        return not self._host.replaying and super().isEnabledFor(level)

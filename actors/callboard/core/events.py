@@ -64,6 +64,8 @@ class ExecutionStarted(_Event, frozen=True, kw_only=True):
     scheduled_start_time: datetime | None = None
     trace_parent: str | None = None
     generation: int = 0
+    seen: tuple[SeenMessage, ...] = ()
+    """Message ids that earlier executions consumed within the retention window, so that a late duplicate is still known."""
 
 
 class ExecutionCompleted(_Event, frozen=True, kw_only=True):
@@ -165,8 +167,6 @@ class ContinuedAsNew(_Event, frozen=True, kw_only=True):
     """How the new execution begins."""
     carried: tuple[EventRaised, ...] = ()
     """Events that nobody had waited for yet, in order of arrival."""
-    seen: tuple[SeenMessage, ...] = ()
-    """Message ids consumed within the retention window, so that a late duplicate is still known."""
     suspended: bool = False
 
 

@@ -196,10 +196,11 @@ class InstanceState:
                 self.start, self.carried = event.next, event.carried
                 self.suspended = self.begins_suspended = event.suspended
                 self.seen = {raised.message_id: at for raised in event.carried}
-                self.seen.update((seen.message_id, seen.at) for seen in event.seen)
+                self.seen.update((seen.message_id, seen.at) for seen in event.next.seen)
             case ExecutionStarted():
                 self.name, self.parent, self.version, self.tags = event.name, event.parent, event.version, event.tags
                 self.generation = event.generation
+                self.seen.update((seen.message_id, seen.at) for seen in event.seen)
             case ExecutionCompleted() | ExecutionParked():
                 pass
             case (

@@ -246,9 +246,9 @@ class Activation:
                 version=state.version,
                 tags=state.tags,
                 generation=state.generation + 1,
+                seen=state.recently_seen(now - DEDUPE_RETENTION),
             ),
             carried=execution.unclaimed_events() + late,
-            seen=state.recently_seen(now - DEDUPE_RETENTION),
             suspended=state.suspended,
         )
 
