@@ -12,16 +12,20 @@ from collections.abc import Callable, Sequence
 from callboard.batching import Batcher
 from callboard.core import effects as core
 from callboard.core.failure import FailureDetails
-from callboard.core.instances import Commit, CommitKey, InstanceRecord, Projection
+from callboard.core.instances import Commit, CommitKey, InstanceRecord
 from callboard.core.messages import InstanceMessage, StartExecution
 from callboard.errors import InstanceAlreadyExistsError, UnroutableError
 from callboard.mailbox import Letter
 from callboard.packs import Packer
 from callboard.ports import CreateOutcome, Destination, Host, Store, TimerRow
+from callboard.projecting import Projector
 from callboard.routes import Routes, Sender
 from callboard.timers import Timers
 
 log = logging.getLogger("callboard")
+
+#: How long records may take to be brought up to date when a worker stops, in seconds.
+FLUSH = 2.0
 
 
 class Sending:
@@ -83,6 +87,7 @@ class Effects:
         post: Callable[[Letter], bool],
         ended: Callable[[Commit], None],
     ) -> None:
+        self._host = host
         self._packer = packer
         self._routes = routes
         self._sender = Sender(packer, routes)
@@ -90,9 +95,7 @@ class Effects:
         self._post = post
         self._announce = ended
         self._in_flight: dict[tuple[str, int], Sending] = {}
-        self._projections: Batcher[Projection, None] = Batcher(
-            store.project, host, name="project", parallel=2, key=_instance
-        )
+        self.projector = Projector(store, host)
         self._children: Batcher[InstanceRecord, CreateOutcome] = Batcher(store.create, host, name="create")
         self._timer_rows: Batcher[TimerRow, None] = Batcher(store.put_timers, host, name="set timers")
         self._timers_gone: Batcher[TimerRow, None] = Batcher(store.delete_timers, host, name="clear timers")
@@ -118,20 +121,24 @@ class Effects:
         sending = self._in_flight[key] = Sending(commit, self._done)
         if commit.terminal:
             # The record is written before anybody is told, so that whoever is told and looks sees the end.
-            self._projections.submit(core.projection(commit), self._projected(sending.hold()))
+            self.projector.write(core.projection(commit), self._projected(sending.hold()))
         else:
-            self._projections.submit(core.projection(commit), sending.hold().stored)
+            self.projector.write_late(core.projection(commit))
             self._carry_out(sending)
         sending.settle()
 
     async def aclose(self) -> None:
         """Stops; what is not done yet is swept by the partition's next owner."""
+        self.projector.flush()
+        until = self._host.monotonic() + FLUSH
+        while not self.projector.idle and self._host.monotonic() < until:
+            await self._host.sleep(0.01)
+        await self.projector.aclose()
         for batcher in self._batchers():
             await batcher.aclose()
 
     def _batchers(self) -> Sequence[Batcher[object, object]]:
         batchers = (
-            self._projections,
             self._children,
             self._timer_rows,
             self._timers_gone,
@@ -211,10 +218,6 @@ class Effects:
 
     def _clear_timer(self, row: TimerRow) -> None:
         self._timers_gone.submit(row, lambda _result, _error: None)
-
-
-def _instance(projection: Projection) -> str:
-    return projection.instance_id
 
 
 def _timer_row(commit: Commit, timer_id: int, due: core.TimerCreated | None = None) -> TimerRow:

@@ -66,7 +66,7 @@ class Letter:
 class Actor:
     """An instance as this worker holds it: its mailbox, and its activation while that is hot."""
 
-    __slots__ = ("activation", "busy", "instance_id", "letters", "partition", "size")
+    __slots__ = ("activation", "busy", "instance_id", "letters", "lost", "partition", "size")
 
     def __init__(self, instance_id: str, partition: int) -> None:
         self.instance_id = instance_id
@@ -75,5 +75,7 @@ class Actor:
         self.activation: Activation | None = None
         self.busy = False
         """A load, a turn or a commit is under way: letters wait."""
+        self.lost = False
+        """A race was lost: others have committed, so load everything."""
         self.size = 0
         """Estimate of the activation's memory, in bytes."""

@@ -20,7 +20,7 @@ from callboard.batching import Batcher, retrying
 from callboard.bodies import estimated_size, load_instances, stored
 from callboard.core.execution import Orchestration
 from callboard.core.instances import Commit, InstanceRecord
-from callboard.core.messages import InstanceMessage, Resume, Terminate, Wake
+from callboard.core.messages import InstanceMessage, Resume, StartExecution, Terminate, Wake
 from callboard.core.turn import Turn
 from callboard.mailbox import Actor, Letter
 from callboard.ports import AppendOutcome, Host, LoadedInstance, Store
@@ -48,6 +48,7 @@ class TurnLoop:
 
     Args:
         committed: Called with each commit once it is durable, from the event loop.
+        behind: Called with the last commit of an instance whose record does not show it yet.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class TurnLoop:
         host: Host,
         registry: Registry,
         committed: Callable[[Commit], None],
+        behind: Callable[[Commit], None],
         *,
         memory: int = MEMORY,
         thread: TurnThread | None = None,
@@ -64,6 +66,7 @@ class TurnLoop:
         self._host = host
         self._registry = registry
         self._committed = committed
+        self._behind = behind
         self._memory = memory
         self._thread = thread or TurnThread(host, registry)
         self._actors: dict[str, Actor] = {}
@@ -75,10 +78,13 @@ class TurnLoop:
         self._wake = asyncio.Event()
         self._owned: frozenset[int] = frozenset()
         self._commits: Batcher[Commit, AppendOutcome] = Batcher(
-            lambda commits: self._append(commits), host, name="commit", most=500, parallel=2
+            self._append, host, name="commit", most=500, parallel=2
         )
         self._loads: Batcher[str, LoadedInstance | None] = Batcher(
-            lambda ids: self._load(ids), host, name="load", most=MOST_LOADS, parallel=2
+            self._load, host, name="load", most=MOST_LOADS, parallel=2
+        )
+        self._starts: Batcher[str, LoadedInstance | None] = Batcher(
+            self._load_starts, host, name="load starts", most=MOST_LOADS, parallel=2
         )
         self.statistics = TurnStatistics()
 
@@ -142,6 +148,7 @@ class TurnLoop:
         """Stops committing and closes all activations, without running their code in a live context."""
         await self._commits.aclose()
         await self._loads.aclose()
+        await self._starts.aclose()
         for actor in list(self._actors.values()):
             self._drop(actor)
         await self._thread.run((), self._host.now())
@@ -153,10 +160,12 @@ class TurnLoop:
         for actor, instance in loaded:
             jobs.append(self._job(actor, instance))
         while self._ready and len(jobs) < MOST_TURNS:
-            _, actor = self._ready.popitem()
+            actor = self._ready.pop(next(iter(self._ready)))  # first come, first served
             actor.busy = True
             if actor.activation is None:
-                self._loads.submit(actor.instance_id, self._on_loaded(actor))
+                only_starts = not actor.lost and all(isinstance(x.message, StartExecution) for x in actor.letters)
+                loads = self._starts if only_starts else self._loads
+                loads.submit(actor.instance_id, self._on_loaded(actor))
             else:
                 jobs.append(self._job(actor, None))
         return [job for job in jobs if job[1]]
@@ -210,6 +219,7 @@ class TurnLoop:
                 return
             if error is None:
                 self.statistics.lost_races += 1
+                actor.lost = True
                 log.info("Lost the race for commit %d of %s; judging again", commit.n, commit.instance_id)
             else:
                 log.error("Commit %d of %s was refused: %s", commit.n, commit.instance_id, error)
@@ -269,6 +279,17 @@ class TurnLoop:
 
     # Loading
 
+    async def _load_starts(self, instance_ids: Sequence[str]) -> list[LoadedInstance | None]:
+        """Pending records are taken at their word that no commit follows them yet: if one does, the commit loses its race."""
+        records = await self._store.records(list(dict.fromkeys(instance_ids)))
+        others = [instance_id for instance_id in records if records[instance_id].runtime_status != "Pending"]
+        loaded = await load_instances(self._store, others) if others else {}
+        for instance_id, record in records.items():
+            if record.runtime_status == "Pending":
+                loaded[instance_id] = LoadedInstance(record=record, commits=())
+        self.statistics.loads += len(loaded)
+        return [loaded.get(instance_id) for instance_id in instance_ids]
+
     async def _load(self, instance_ids: Sequence[str]) -> list[LoadedInstance | None]:
         loaded = await load_instances(self._store, list(dict.fromkeys(instance_ids)))
         self.statistics.loads += len(loaded)
@@ -282,6 +303,8 @@ class TurnLoop:
             elif loaded is None:
                 self._host.spawn(self._on_missing(actor), name="callboard missing")
             else:
+                if loaded.commits and loaded.record.head < loaded.commits[-1].n:
+                    self._behind(loaded.commits[-1])
                 self._loaded.append((actor, loaded))
                 self._wake.set()
 

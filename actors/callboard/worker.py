@@ -12,6 +12,7 @@ import msgspec
 
 from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
 from callboard.app import App
+from callboard.core.effects import projection
 from callboard.core.instances import Commit
 from callboard.core.messages import WorkersChanged
 from callboard.effects import Effects
@@ -106,6 +107,7 @@ class Worker:
             host,
             self._app.registry,
             self._on_committed,
+            self._on_behind,
             memory=options.memory,
             thread=TurnThread(host, self._app.registry, limit=options.turn_limit),
         )
@@ -234,6 +236,9 @@ class Worker:
 
     def _on_committed(self, commit: Commit) -> None:
         self.effects.dispatch(commit)
+
+    def _on_behind(self, commit: Commit) -> None:
+        self.effects.projector.write_late(projection(commit))
 
     def _on_notice(self, delivery: Delivery) -> None:
         try:

@@ -21,6 +21,7 @@ TAKEN_SECONDS = 3600.0
 PAYLOAD_GRACE_SECONDS = 3600.0
 
 _HUB = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,44}")
+_WHOLE_PAYLOAD_KEY = re.compile(r"[^/]+/[0-9a-f]{64}")
 _PAYLOAD_KEY = re.compile(rb"/([0-9a-f]{64})(?![0-9a-f])")
 
 
@@ -75,9 +76,9 @@ def key_end(instance_id: str) -> str:
     return f"{instance_id}0"
 
 
-def payload_instance(key: str) -> str:
-    """The instance whose payload a key names, so that reading and deleting look in the same place."""
-    return key.partition("/")[0]
+def is_payload_key(key: str) -> bool:
+    """Whether a text has the form of a payload's key: instance id, slash, SHA-256."""
+    return _WHOLE_PAYLOAD_KEY.fullmatch(key) is not None
 
 
 def prefix_end(prefix: str) -> str | None:

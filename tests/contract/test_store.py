@@ -13,7 +13,6 @@ from pymongo import AsyncMongoClient, MongoClient
 pytest.register_assert_rewrite("callboard.testing.store_contract")
 
 from callboard.testing.store_contract import StoreContract  # noqa: E402  rewritten, so that a failure shows its values
-
 from callboard_store.mongodb import MongoDBStore  # noqa: E402
 from callboard_store.sqlite import SQLiteStore  # noqa: E402
 

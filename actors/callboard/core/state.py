@@ -164,7 +164,8 @@ class InstanceState:
 
     def recently_seen(self, since: datetime) -> tuple[SeenMessage, ...]:
         """Consumed message ids that must be remembered by the next execution."""
-        return tuple(SeenMessage(message_id=key, at=at) for key, at in self.seen.items() if at >= since)
+        recent = sorted((at, key) for key, at in self.seen.items() if at >= since)
+        return tuple(SeenMessage(message_id=key, at=at) for at, key in recent)
 
     def begin(self, now: datetime) -> list[InputEvent]:
         """The first events of the execution that waits to begin."""

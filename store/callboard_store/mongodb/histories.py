@@ -82,16 +82,18 @@ class Histories(Records):
             for instance_id, record in records.items()
         }
 
-    async def confirm(self, instance_id: str, n: int) -> bool:
-        if n >= 0:
-            above = commit_range(instance_id, start=n + 1)
-            return await self._call(self._in.confirmed_history.find_one({"_id": above}, {"_id": True})) is None
-        # A purge takes the record first: when that is gone, what it leaves of the history is none.
+    async def confirm(self, instance_id: str, n: int, execution_id: str | None) -> bool:
+        # The record first: what is purged after that leaves its numbers taken, so no commit is missed.
         known = {"_id": {"$eq": instance_id}, "runtimeStatus": {"$ne": PURGED}}
-        if await self._call(self._in.confirmed_instances.find_one(known, {"_id": True})) is not None:
+        fields = {"runtimeStatus": True, "executionId": True}
+        record = await self._call(self._in.confirmed_instances.find_one(known, fields))
+        if (record is None) != (execution_id is None):
             return False
-        kept = {"_id": commit_range(instance_id), **_KEPT}
-        return await self._call(self._in.confirmed_history.find_one(kept, {"_id": True})) is None
+        if record is not None and record["runtimeStatus"] == "Pending" and record["executionId"] != execution_id:
+            return False
+        # Any later commit, not only the next: that one may have been trimmed.
+        later: Document = {"_id": commit_range(instance_id, start=n + 1), **(_KEPT if record is None else {})}
+        return await self._call(self._in.confirmed_history.find_one(later, {"_id": True})) is None
 
     async def mark_sent(self, keys: Sequence[CommitKey]) -> None:
         if keys:

@@ -10,7 +10,7 @@ from callboard.errors import PayloadTooLargeError
 from callboard_store.documents import Document
 from callboard_store.mongodb.driver import ASCENDING, BulkWriteError, UpdateOne, duplicates
 from callboard_store.mongodb.hub import Hub
-from callboard_store.rules import key_start
+from callboard_store.rules import is_payload_key, key_start
 
 MAX_PAYLOAD: Final = 1024**3
 PIECE: Final = 4 * 1024 * 1024 - 4096
@@ -40,6 +40,8 @@ class Payloads(Hub):
         return key
 
     async def get_payload(self, key: str) -> bytes:
+        if not is_payload_key(key):
+            raise KeyError(key)
         which = {"_id": {"$gte": f"{key}/", "$lt": f"{key}0"}}
         pieces = await self._call(self._in.payloads.find(which).sort([("_id", ASCENDING)]).to_list(None))
         if not pieces or len(pieces) != pieces[0]["pieces"]:

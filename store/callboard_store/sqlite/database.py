@@ -167,7 +167,11 @@ class Database:
         try:
             call.result = call.work(sql)
         except BaseException as error:
-            call.error = explained(error, self._path) if isinstance(error, sqlite3.Error | UnicodeError | OverflowError) else error
+            call.error = (
+                explained(error, self._path)
+                if isinstance(error, sqlite3.Error | UnicodeError | OverflowError)
+                else error
+            )
             if not sql.connection.in_transaction:
                 raise  # the error has ended the whole transaction: nobody's work is kept
             if not saved:

@@ -119,7 +119,7 @@ class Instances(Topic):
         contents = await self._read(
             lambda sql: sql.column(
                 f"""SELECT record FROM {{instances}} WHERE {condition}
-                    ORDER BY created_time DESC, instance_id DESC LIMIT ?""",  # noqa: S608  no value is in the text
+                    ORDER BY created_time DESC, instance_id DESC LIMIT ?""",
                 *values,
                 limit + 1,
             )
@@ -165,14 +165,22 @@ class Instances(Topic):
             for instance_id, record in records.items()
         }
 
-    async def confirm(self, instance_id: str, n: int) -> bool:
+    async def confirm(self, instance_id: str, n: int, execution_id: str | None) -> bool:
         def work(sql: Sql) -> bool:
-            if n >= 0:
-                return not sql.rows("SELECT 1 FROM {history} WHERE instance_id = ? AND n > ? LIMIT 1", instance_id, n)
-            return not sql.rows(
-                """SELECT 1 FROM {instances} WHERE instance_id = ?1 AND expires IS NULL
-                    UNION ALL SELECT 1 FROM {history} WHERE instance_id = ?1 AND expires IS NULL LIMIT 1""",
+            record = sql.row(
+                "SELECT runtime_status, execution_id FROM {instances} WHERE instance_id = ? AND expires IS NULL",
                 instance_id,
+            )
+            if (record is None) != (execution_id is None):
+                return False
+            if record is not None and record[0] == "Pending" and record[1] != execution_id:
+                return False
+            # Any later commit, not only the next: that one may have been trimmed.
+            return not sql.rows(
+                "SELECT 1 FROM {history} WHERE instance_id = ? AND n > ? AND (? OR expires IS NULL) LIMIT 1",
+                instance_id,
+                n,
+                record is not None,
             )
 
         return await self._read(work)

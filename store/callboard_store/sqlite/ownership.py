@@ -77,8 +77,9 @@ class Claims(Topic):
         until = self._clock() + ttl
         await self._write(lambda sql: sql.run("UPDATE {claims} SET expires = ? WHERE worker_id = ?", until, worker_id))
 
-    async def release_claim(self, call: ActivityCall) -> None:
-        await self._write(lambda sql: sql.run(f"DELETE FROM {{claims}} {_SAME_TASK}", *_identity(call)))
+    async def release_claim(self, call: ActivityCall, worker_id: str) -> None:
+        statement = f"DELETE FROM {{claims}} {_SAME_TASK} AND worker_id = ?"
+        await self._write(lambda sql: sql.run(statement, *_identity(call), worker_id))
 
     async def claimed(self, call: ActivityCall) -> bool:
         now = self._clock()

@@ -45,7 +45,7 @@ class Purging(Topic):
             if not _is_over(sql, instance_id):
                 return False
             for table in ("{timers}", "{claims}", "{payloads}"):
-                sql.run(f"DELETE FROM {table} WHERE instance_id = ?", instance_id)  # noqa: S608  names of ours
+                sql.run(f"DELETE FROM {table} WHERE instance_id = ?", instance_id)
             sql.run(_TAKEN + " WHERE instance_id = ? AND expires IS NULL", now + TAKEN_SECONDS, instance_id)
             sql.run(
                 """UPDATE {instances} SET runtime_status = 'Purged', expires = ?, record = NULL, name = NULL,
@@ -123,12 +123,12 @@ def _is_over(sql: Sql, instance_id: str) -> bool:
     )
     if record is None or record[0] not in TERMINAL:
         return False
-    (open_or_newer,) = sql.row(
-        "SELECT count(*) FROM {history} WHERE instance_id = ? AND (pending = 1 OR (n > ? AND expires IS NULL))",
+    unfinished = sql.rows(
+        "SELECT 1 FROM {history} WHERE instance_id = ? AND (pending = 1 OR (n > ? AND expires IS NULL)) LIMIT 1",
         instance_id,
         record[1],
-    ) or (0,)
-    return open_or_newer == 0
+    )
+    return not unfinished
 
 
 def _forget_expired(sql: Sql, now: float) -> None:

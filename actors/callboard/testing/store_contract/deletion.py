@@ -155,7 +155,7 @@ class PurgingTests(StoreTests):
                 payloads[each] = await store.put_payload(each, b"same")
             await store.put_timers([timer(each, 0) for each in AWKWARD_IDS])
             left = set(AWKWARD_IDS)
-            for each in ("a", "a.", "%", "_", "$ne", "日本", "é", ".*" if ".*" in AWKWARD_IDS else "*", "^a"):
+            for each in ("a", "a.", "%", "_", "$ne", "日本", "é", "*", "^a"):
                 assert await store.purge(each)
                 left.discard(each)
             assert set(await store.records(AWKWARD_IDS)) == left
@@ -192,7 +192,7 @@ class PurgingTests(StoreTests):
             assert await store.purge("a")
             assert await store.create([record("a")]) == [CREATED]
             assert await store.records(["a"]) == {}
-            assert await store.confirm("a", -1)
+            assert await store.confirm("a", -1, None)
 
     async def test_purged_numbers_stay_taken(self) -> None:
         async with self.opened() as store, self.opened() as asleep:
@@ -203,7 +203,7 @@ class PurgingTests(StoreTests):
             await store.mark_sent([key(commit("a", n)) for n in range(3)])
             assert await store.purge("a")
             assert await asleep.append([commit("a", 1, "theirs")]) == [LOST]
-            assert not await asleep.confirm("a", 0)
+            assert not await asleep.confirm("a", 0, "e1 of a")
             assert await store.history("a") == []
 
     async def test_two_may_purge_at_once(self) -> None:

@@ -189,23 +189,44 @@ class LoadingTests(StoreTests):
 
     async def test_confirm_sees_every_commit(self) -> None:
         async with self.opened() as store, self.opened() as other:
-            assert await store.confirm("a", -1)
-            for n in range(5):
+            await store.create([record("a"), record("a.")])
+            assert await other.confirm("a", -1, "e1 of a")
+            for n in range(3):
                 await store.append([commit("a", n)])
-                assert not await other.confirm("a", n - 1)
-                assert await other.confirm("a", n)
-                assert await other.confirm("a", n + 1)
-            assert await store.confirm("a.", -1)
-            assert await store.confirm("b", 3)
+                assert not await other.confirm("a", n - 1, "e1 of a")
+                assert await other.confirm("a", n, "e1 of a")
+            assert not await other.confirm("a", 0, "e1 of a")
+            assert await store.confirm("a.", -1, "e1 of a.")
 
-    async def test_confirm_of_an_unknown_instance_sees_its_record(self) -> None:
+    async def test_confirm_sees_whether_there_is_a_record(self) -> None:
         async with self.opened() as store, self.opened() as other:
-            assert await store.confirm("a", -1)
+            assert await store.confirm("a", -1, None)
+            assert not await store.confirm("a", -1, "e1 of a")
             await other.create([record("a")])
-            assert not await store.confirm("a", -1)
-            await run_to_end(other, "b")
-            assert await other.purge("b")
-            assert await store.confirm("b", -1)
+            assert not await store.confirm("a", -1, None)
+            assert await store.confirm("a", -1, "e1 of a")
+            await other.append([commit("b", 0)])
+            assert not await store.confirm("b", -1, None)
+
+    async def test_confirm_sees_a_new_start_under_the_same_id(self) -> None:
+        async with self.opened() as store, self.opened() as other:
+            await run_to_end(other, "a")
+            assert await store.confirm("a", 0, "e1 of a")
+            await other.create([record("a", "e2")])
+            assert not await store.confirm("a", 0, "e1 of a")
+            assert await store.confirm("a", 0, "e2 of a")
+            await other.append([commit("a", 1, execution="e2", first=1)])
+            assert not await store.confirm("a", 0, "e2 of a")
+
+    async def test_confirm_after_a_purge(self) -> None:
+        async with self.opened() as store, self.opened() as other:
+            await run_to_end(other, "a")
+            assert await other.purge("a")
+            assert not await store.confirm("a", 0, "e1 of a")
+            assert await store.confirm("a", -1, None)
+            await other.create([record("a", "e2")])
+            assert not await store.confirm("a", -1, None)
+            assert await store.confirm("a", 0, "e2 of a")
 
     async def test_confirm_knows_of_commits_whose_neighbours_were_trimmed(self) -> None:
         async with self.opened() as store:
@@ -213,9 +234,9 @@ class LoadingTests(StoreTests):
             await self._stored(store, chain, projected=3)
             await store.mark_sent([key(each) for each in chain])
             await store.trim("a", below=2)
-            assert not await store.confirm("a", 0)
-            assert not await store.confirm("a", 1)
-            assert await store.confirm("a", 2)
+            assert not await store.confirm("a", 0, "e1 of a")
+            assert not await store.confirm("a", 1, "e2 of a")
+            assert await store.confirm("a", 2, "e2 of a")
 
 
 class SweepingTests(StoreTests):

@@ -86,8 +86,10 @@ class ClaimTests(StoreTests):
         async with self.opened() as store:
             await store.claim(claim("a", 0, "w1"), ttl=60)
             await store.claim(claim("a", 1, "w1"), ttl=60)
-            await store.release_claim(call("a", 0))
-            await store.release_claim(call("a", 0))
+            await store.release_claim(call("a", 0), "w2")
+            assert await store.claimed(call("a", 0))
+            await store.release_claim(call("a", 0), "w1")
+            await store.release_claim(call("a", 0), "w1")
             assert not await store.claimed(call("a", 0))
             assert await store.claimed(call("a", 1))
             assert await store.claim(claim("a", 0, "w2"), ttl=60)
@@ -117,6 +119,8 @@ class ClaimTests(StoreTests):
             assert await store.expired_claims([0], 9) == [claim("a", 3, "w2")]
             assert [await store.claimed(call("a", task)) for task in range(4)] == [True, True, True, False]
             assert not await store.claim(claim("a", 0, "w3"), ttl=60)
+            await store.release_claim(call("a", 3), "w2")
+            assert await store.expired_claims([0], 9) == []
 
 
 class LeaseTests(StoreTests):

@@ -78,8 +78,9 @@ class OpeningTests(StoreTests):
             raise AssertionError(f"{name!r} was not refused")
 
     async def test_closing_twice_is_closing_once(self) -> None:
+        unused = self.make_store()
+        await unused.aclose()
         store = self.make_store()
-        await store.aclose()
         await store.open(self.hub, 1)
         await store.aclose()
         await store.aclose()

@@ -19,7 +19,6 @@ from callboard.core.events import (
     ExecutionStarted,
     HistoryEvent,
     ParentInstance,
-    SeenMessage,
     TaskCompleted,
     TaskFailed,
     TaskScheduled,
@@ -72,7 +71,7 @@ def full_record(instance_id: str) -> InstanceRecord:
         custom_status='"half"',
         completed_time=START + seconds(2.001),
         scheduled_start_time=START + seconds(0.5),
-        parent=ParentInstance(name="parent", instance_id="p", execution_id="pe", task_scheduled_id=3),
+        parent=ParentInstance(instance_id="p", execution_id="pe", task_scheduled_id=3),
         trace_parent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
         generation=2,
         head=-1,
@@ -114,7 +113,7 @@ def last_commit(instance_id: str, n: int, status: Any = "Completed", **fields: A
 def continued(instance_id: str, n: int, execution: str, following: str, **fields: Any) -> Commit:
     """The commit that ends an execution and announces the next."""
     start = ExecutionStarted(timestamp=START, name="hello", execution_id=f"{following} of {instance_id}", input='"next"')
-    event = ContinuedAsNew(timestamp=START, event_id=0, next=start, seen=(SeenMessage(message_id="m", at=START),))
+    event = ContinuedAsNew(timestamp=START, event_id=0, next=start)
     return commit(instance_id, n, execution=execution, events=(event,), **fields)
 
 
