@@ -38,14 +38,26 @@ class Batcher(Generic[T, R]):
         most: int = 500,
         parallel: int = 1,
         key: Callable[[T], object] | None = None,
+        linger: float = 0.0,
     ) -> None:
-        """Args: ``key``: items of equal key never go in the same or an overlapping call; their order is kept."""
+        """Names the work.
+
+        Args:
+            work: Carries out a batch; its results, if it has any, are in the order of the items.
+            host: Spawns the calls.
+            name: What log lines and tasks are called by.
+            most: Most items in one call.
+            parallel: Most calls under way at once.
+            key: Items of equal key never go in the same or an overlapping call; their order is kept.
+            linger: How long to wait for company before each call, in seconds: for what nobody waits for.
+        """
         self._work = work
         self._host = host
         self._name = name
         self._most = most
         self._parallel = parallel
         self._key = key
+        self._linger = linger
         self._waiting: deque[tuple[T, Done[R]]] = deque()
         self._under_way = 0
         self._tasks: list[BackgroundTask] = []
@@ -78,7 +90,12 @@ class Batcher(Generic[T, R]):
 
     async def _serve(self) -> None:
         try:
-            while batch := self._take():
+            while self._waiting:
+                if self._linger:
+                    await self._host.sleep(self._linger)
+                batch = self._take()
+                if not batch:
+                    return  # all that wait are held back by calls under way, which take them when they end
                 await self._carry(batch)
         finally:
             self._under_way -= 1

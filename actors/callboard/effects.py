@@ -24,6 +24,8 @@ from callboard.timers import Timers
 
 log = logging.getLogger("callboard")
 
+#: How long a commit whose effects are done waits for others to be marked with it, in seconds.
+MARK_LINGER = 0.1
 #: How long records may take to be brought up to date when a worker stops, in seconds.
 FLUSH = 2.0
 
@@ -102,7 +104,9 @@ class Effects:
         self._executions_gone: Batcher[tuple[str, str], None] = Batcher(
             store.delete_execution_timers, host, name="clear timers"
         )
-        self._marks: Batcher[CommitKey, None] = Batcher(store.mark_sent, host, name="mark sent")
+        self._marks: Batcher[CommitKey, None] = Batcher(
+            store.mark_sent, host, name="mark sent", most=2_000, linger=MARK_LINGER
+        )
         timers.on_settled = self._clear_timer
 
     @property

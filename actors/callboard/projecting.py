@@ -14,7 +14,7 @@ from callboard.core.instances import Projection
 from callboard.ports import BackgroundTask, Host, Store
 
 #: How late a record may be while its instance goes on, in seconds.
-DELAY = 0.1
+DELAY = 0.5
 
 
 class Projector:

@@ -78,13 +78,13 @@ class TurnLoop:
         self._wake = asyncio.Event()
         self._owned: frozenset[int] = frozenset()
         self._commits: Batcher[Commit, AppendOutcome] = Batcher(
-            self._append, host, name="commit", most=500, parallel=2
+            self._append, host, name="commit", most=500
         )
         self._loads: Batcher[str, LoadedInstance | None] = Batcher(
             self._load, host, name="load", most=MOST_LOADS, parallel=2
         )
         self._starts: Batcher[str, LoadedInstance | None] = Batcher(
-            self._load_starts, host, name="load starts", most=MOST_LOADS, parallel=2
+            self._load_starts, host, name="load starts", most=MOST_LOADS
         )
         self.statistics = TurnStatistics()
 

@@ -283,7 +283,9 @@ class MemoryBroker:
         if destination.kind is DestinationKind.INBOX and destination not in hub.queues:
             raise UnroutableError(destination)
         if faults.happens(faults.lose_publishes):
-            raise BrokerUnavailableError("The connection broke before the message was sent (a fault asked for by the test).")
+            raise BrokerUnavailableError(
+                "The connection broke before the message was sent (a fault asked for by the test)."
+            )
         for _ in range(2 if faults.happens(faults.duplicate) else 1):
             hub.queue(destination).put(_Message(bytes(body), dict(headers or {})), faults)
         if faults.happens(faults.lose_confirms):

@@ -15,10 +15,10 @@ from typing import Any
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
 from callboard.ports import Delivery, Destination, DestinationKind, Subscription
-from callboard_broker.rabbitmq_channels import Outcome, PublisherChannel
 from callboard_broker.rabbitmq_consumer import RabbitMQConsumer
 from callboard_broker.rabbitmq_link import Backoff, Link, WireErrors
 from callboard_broker.rabbitmq_options import RabbitMQOptions
+from callboard_broker.rabbitmq_publisher import Outcome, PublisherChannel
 from callboard_broker.rabbitmq_wire import ConnectionLostError, QueueLockedError, QueueMissingError, Wire
 from callboard_broker.topology import check_destination, check_hub, is_durable, queue_name, queue_spec, standing_queues
 
@@ -86,6 +86,12 @@ class RabbitMQBroker:
             await asyncio.gather(*(consumer.aclose() for consumer in list(self._consumers)))
         await asyncio.gather(self._consuming.aclose(), self._publishing.aclose())
         self._publisher_up.set()
+
+    def drop_connections(self) -> None:
+        """Breaks both connections without a farewell; they are made again. For tests."""
+        for link in (self._publishing, self._consuming):
+            if link.wire is not None:
+                link.wire.abort("broken on purpose")
 
     # Publishing
 
@@ -164,7 +170,14 @@ class RabbitMQBroker:
         if not self._open:
             raise BrokerUnavailableError("The broker is not open. Call open() first, and not after aclose().")
         consumer = RabbitMQConsumer(
-            self._consuming, self._options, self, self._hub, destination, on_delivery, prefetch=prefetch, dice=self._dice
+            self._consuming,
+            self._options,
+            self,
+            self._hub,
+            destination,
+            on_delivery,
+            prefetch=prefetch,
+            dice=self._dice,
         )
         self._consumers.add(consumer)
         await consumer.start(self._options.publish_timeout)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError
 from callboard.ports import Delivery, Destination, DestinationKind
-from callboard_broker.rabbitmq_channels import ConsumerChannel
+from callboard_broker.rabbitmq_deliveries import ConsumerChannel
 from callboard_broker.rabbitmq_link import Backoff, Link, WireErrors
 from callboard_broker.rabbitmq_options import RabbitMQOptions
 from callboard_broker.rabbitmq_wire import QueueMissingError, Wire
@@ -73,16 +73,16 @@ class RabbitMQConsumer:
             BrokerUnavailableError: not in time.
             ConfigurationError: the queue is there with other properties.
         """
-        self._task = asyncio.get_running_loop().create_task(
-            self._run(), name=f"callboard consumer {self._destination}"
-        )
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"callboard consumer {self._destination}")
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._first)
         except TimeoutError as error:
             await self.aclose()
             why = self._trouble or self._link.trouble
-            raise BrokerUnavailableError(f"Cannot consume {self._destination}: {why} (tried for {timeout:g} s).") from error
+            raise BrokerUnavailableError(
+                f"Cannot consume {self._destination}: {why} (tried for {timeout:g} s)."
+            ) from error
         except BaseException:
             await self.aclose()
             raise
@@ -155,9 +155,7 @@ class RabbitMQConsumer:
         if not self._declared:
             await wire.declare([queue_spec(self._hub, self._destination, wire.version)])
         self._declared = False
-        self._channel = await wire.consumer(
-            queue_name(self._hub, self._destination), self._prefetch, self._on_delivery
-        )
+        self._channel = await wire.consumer(queue_name(self._hub, self._destination), self._prefetch, self._on_delivery)
         self._wire = wire
         self._seen_by_probe = -1
         return self._channel

@@ -65,9 +65,7 @@ def content_header(channel: int, size: int, headers: Mapping[str, str] | None, m
         table = b"".join(entries)
         table = _long(len(table)) + table
     identity = message_id.encode()
-    payload = b"".join(
-        (_content(BASIC, 0, size, flags), table, bytes((mode, len(identity))), identity)
-    )
+    payload = b"".join((_content(BASIC, 0, size, flags), table, bytes((mode, len(identity))), identity))
     return _frame(HEADER_FRAME, channel, len(payload)) + payload + FRAME_END
 
 

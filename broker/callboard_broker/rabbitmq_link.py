@@ -191,7 +191,9 @@ class Link:
             if wire.blocked != blocked:
                 blocked = not blocked
                 if blocked:
-                    log.warning("RabbitMQ has stopped taking messages: its memory or disk alarm is on (%s)", self._purpose)
+                    log.warning(
+                        "RabbitMQ has stopped taking messages: its memory or disk alarm is on (%s)", self._purpose
+                    )
                 else:
                     log.info("RabbitMQ takes messages again (%s)", self._purpose)
             if not blocked and not wire.lost.done() and time.monotonic() >= next_probe:

@@ -33,6 +33,10 @@ class RabbitMQOptions:
     """Our own certificate (PEM), if the server asks for one."""
     tls_key_file: str | None = None
 
+    accept_existing_queues: bool = False
+    """Use queues that exist with other properties, rather than refuse. RabbitMQ 4 drops messages that were delivered 20 times from a
+    quorum queue that RabbitMQ 3 made for us: set ``delivery-limit`` by policy before you say so."""
+
     connect_timeout: float = 10.0
     """Seconds that ``open`` keeps trying, and that one attempt may take."""
     publish_timeout: float = 30.0
@@ -50,7 +54,7 @@ class RabbitMQOptions:
 
     message_limit: int = 16 * 1024 * 1024
     """Bytes. RabbitMQ 4 refuses more than 16 MiB by default; 3.x takes 128 MiB, so that only production would fail."""
-    publish_window: int = 1000
+    publish_window: int = 500
     """Messages that may be sent and not yet confirmed."""
     publish_window_bytes: int = 64 * 1024 * 1024
     """Bytes that may be sent and not yet confirmed."""

@@ -1,4 +1,5 @@
-"""One AMQP connection and the requests made on it. With ``rabbitmq_channels`` the only importer of the AMQP driver.
+"""One AMQP connection and the requests made on it. The driver is imported here and by ``rabbitmq_publisher`` and
+``rabbitmq_deliveries``, nowhere else.
 
 Rules of this file:
 - A request to the server, once sent, is never cancelled: the driver closes the channel of a cancelled request. Requests run as tasks of
@@ -14,21 +15,21 @@ import contextlib
 import logging
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import aio_pika
 import aiormq
 from aiormq import exceptions as driver
-from aiormq.channel import Channel
 from aiormq.connection import Connection, TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError
 from callboard.ports import Delivery
-from callboard_broker.rabbitmq_channels import ConsumerChannel, Outbox, PublisherChannel
+from callboard_broker.rabbitmq_deliveries import ConsumerChannel
 from callboard_broker.rabbitmq_options import RabbitMQOptions
+from callboard_broker.rabbitmq_publisher import DriverChannel, Outbox, PublisherChannel
 from callboard_broker.topology import QueueSpec
 
 log = logging.getLogger("callboard.broker")
@@ -39,8 +40,6 @@ T = TypeVar("T")
 DECLARING_CHANNELS = 8
 #: Seconds that a farewell may take before the socket is simply closed.
 CLOSE_SECONDS = 3.0
-#: What an older Callboard, or one on an older server, declared differently without harm.
-TOLERATED_DIFFERENCES = ("x-delivery-limit", "x-dead-letter-exchange", "x-dead-letter-routing-key")
 
 
 class ConnectionLostError(Exception):
@@ -121,7 +120,7 @@ class Wire:
     def __init__(self, connection: _Connection, options: RabbitMQOptions) -> None:
         self._connection, self._options = connection, options
         assert connection.transport is not None
-        self._driver = cast("Connection", connection.transport.connection)
+        self._driver: Any = cast("Connection", connection.transport.connection)
         self.version = _version(self._driver.server_properties.get("version"))
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.outbox = Outbox(self._driver.write_queue)
@@ -207,7 +206,7 @@ class Wire:
                     )
                 )
         except DifferentError as error:
-            _judge_difference(spec, str(error))
+            _judge_difference(spec, str(error), accept=self._options.accept_existing_queues)
 
     async def depth(self, queue: str) -> int:
         """How many messages wait.
@@ -224,7 +223,7 @@ class Wire:
         """Opens a channel that publishes."""
         channel = await self._request(self._driver.channel(publisher_confirms=True, on_return_raises=True))
         return PublisherChannel(
-            cast("Channel", channel),
+            cast("DriverChannel", channel),
             self.outbox,
             window=self._options.publish_window,
             window_bytes=self._options.publish_window_bytes,
@@ -236,7 +235,7 @@ class Wire:
         Raises:
             QueueMissingError: there is no such queue.
         """
-        channel = cast("Channel", await self._request(self._driver.channel(publisher_confirms=False)))
+        channel = cast("DriverChannel", await self._request(self._driver.channel(publisher_confirms=False)))
         consumer = ConsumerChannel(channel, self.outbox, on_delivery)
         await self._request(channel.basic_qos(prefetch_count=prefetch))
         await self._request(channel.basic_consume(queue, consumer.on_message))
@@ -280,9 +279,9 @@ class Wire:
         self._lose(_words(error))
 
     @contextlib.asynccontextmanager
-    async def _channel(self) -> AsyncIterator[Channel]:
+    async def _channel(self) -> AsyncGenerator[DriverChannel]:
         """A channel for requests that may fail: a failed request closes its channel."""
-        channel = cast("Channel", await self._request(self._driver.channel(publisher_confirms=False)))
+        channel = cast("DriverChannel", await self._request(self._driver.channel(publisher_confirms=False)))
         try:
             yield channel
         finally:
@@ -295,7 +294,11 @@ class Wire:
         self._abandoned.add(task)
         task.add_done_callback(self._retrieve)
         while not task.done():
-            await asyncio.wait([task, cast("asyncio.Future[Any]", self.lost)], timeout=self._options.rpc_timeout, return_when="FIRST_COMPLETED")
+            await asyncio.wait(
+                [task, cast("asyncio.Future[Any]", self.lost)],
+                timeout=self._options.rpc_timeout,
+                return_when="FIRST_COMPLETED",
+            )
             if task.done():
                 break
             if self.lost.done():
@@ -341,29 +344,20 @@ def _words(error: BaseException | None) -> str:
     return str(error).strip() if error is not None and str(error).strip() else "the connection was closed"
 
 
-def _judge_difference(spec: QueueSpec, text: str) -> None:
-    different = re.search(r"inequivalent arg '([^']+)'", text)
-    name = different.group(1) if different else ""
-    if name in TOLERATED_DIFFERENCES:
-        log.warning(
-            "Queue %s was declared with another %s, perhaps by an older RabbitMQ or Callboard; it stays as it is. %s",
-            spec.name, name, _policy_hint(spec),
-        )  # fmt: skip
+def _judge_difference(spec: QueueSpec, text: str, *, accept: bool) -> None:
+    if accept:
+        log.warning("Queue %s is used as it is, though it should have other properties: %s", spec.name, text)
         return
+    limit = spec.arguments.get("x-delivery-limit")
+    upgrade = (
+        f" If an older RabbitMQ made it: have it keep messages by policy (rabbitmqctl set_policy --apply-to queues NAME "
+        f"'^{re.escape(spec.name)}$' '{{\"delivery-limit\": {limit}}}'), then set the option accept_existing_queues=true."
+        if limit is not None and "x-delivery-limit" in text
+        else ""
+    )
     raise ConfigurationError(
         f"Queue {spec.name!r} exists with other properties than this hub needs: {text}. Delete it once it is empty "
-        f"(rabbitmqctl delete_queue {spec.name}), or use another hub name."
-    )
-
-
-def _policy_hint(spec: QueueSpec) -> str:
-    limit = spec.arguments.get("x-delivery-limit")
-    if limit is None:
-        return ""
-    pattern = "^" + spec.name.replace(".", "\\.") + "$"
-    return (
-        f"Set what it should be by policy: rabbitmqctl set_policy --apply-to queues {spec.name} "
-        f"'{pattern}' '{{\"delivery-limit\": {limit}}}'"
+        f"(rabbitmqctl delete_queue {spec.name}), or use another hub name.{upgrade}"
     )
 
 

@@ -112,7 +112,8 @@ def projection_filter(projection: Projection) -> Document:
     return {
         "_id": {"$eq": projection.instance_id},
         "head": {"$lt": projection.n},
-        "runtimeStatus": {"$ne": PURGED},
+        # Not a tombstone. Asked of a field without an index: each index that could answer makes the planner try it out.
+        "purgedAt": {"$exists": False},
         "$or": [
             {"executionId": {"$eq": projection.execution_id}},
             {"generation": {"$lt": projection.generation}},

@@ -37,7 +37,8 @@ class Program:
         """Whether it draws ids and numbers: those of later executions follow from how history was cut."""
         self.root = self._branch(random, 3)
         self.events = [
-            (random.choice((0.0, 1.0, 2.0, 5.0)), random.choice(_NAMES), number) for number in range(random.randrange(5))
+            (random.choice((0.0, 1.0, 2.0, 5.0)), random.choice(_NAMES), number)
+            for number in range(random.randrange(5))
         ]
         self.pauses: list[tuple[float, float]] = []
         if self.rounds == 1 and random.random() < 0.3:
@@ -164,7 +165,6 @@ class Run:
 
     async def _status(self, value: int) -> None:
         self.context.set_custom_status({"at": value, "trace": len(self.trace)})
-
 
     async def _pass(self) -> None:
         await asyncio.sleep(0)

@@ -18,7 +18,7 @@ def main() -> None:
     digests: list[str] = []
     for seed in range(int(sys.argv[1])):
         program = Program(random.Random(seed))
-        digests.append(digest(program.world().run(cut=lambda turn, seed=seed: turn % 5 == seed % 5).commits))
+        digests.append(digest(program.world().run(cut=set(range(seed % 5, 1_000, 5)).__contains__).commits))
         generator = Instance(random_generator(random.Random(seed)))
         digests.append(digest(World(generator, [(1, generator.event("DOOR"))]).run().commits))
     print(hashlib.sha256("".join(digests).encode()).hexdigest())

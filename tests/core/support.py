@@ -206,7 +206,12 @@ class Instance:
         )
 
     def terminate(
-        self, reason: object = None, *, recurse: bool = True, execution_id: str | None = None, message_id: str | None = None
+        self,
+        reason: object = None,
+        *,
+        recurse: bool = True,
+        execution_id: str | None = None,
+        message_id: str | None = None,
     ) -> Terminate:
         return Terminate(
             instance_id=self.record.instance_id,
@@ -219,7 +224,10 @@ class Instance:
 
     def suspend(self, message_id: str | None = None) -> Suspend:
         return Suspend(
-            instance_id=self.record.instance_id, message_id=message_id or self._message_id(), at=self.now, reason="lunch"
+            instance_id=self.record.instance_id,
+            message_id=message_id or self._message_id(),
+            at=self.now,
+            reason="lunch",
         )
 
     def resume(self, message_id: str | None = None) -> Resume:

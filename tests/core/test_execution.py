@@ -108,7 +108,7 @@ def test_a_plain_function_may_return_a_task() -> None:
 
 
 def test_siblings_are_scheduled_in_one_turn_and_may_end_in_any_order() -> None:
-    async def fan_out(context: OrchestrationContext) -> list[int]:
+    async def fan_out(context: OrchestrationContext) -> Any:
         return await asyncio.gather(*(context.call_activity("square", n) for n in range(3)))
 
     instance = started(fan_out)
@@ -122,7 +122,8 @@ def test_an_orchestration_completes_when_it_returns_whatever_is_still_open() -> 
     async def careless(context: OrchestrationContext) -> str:
         context.call_activity("audit")
         context.create_timer(timedelta(days=1))
-        asyncio.create_task(asyncio.sleep(3600))
+        left = asyncio.create_task(asyncio.sleep(3600))
+        assert not left.done()
         return "done"
 
     instance = started(careless)
@@ -138,7 +139,8 @@ def test_what_code_asks_after_its_end_is_not_done() -> None:
         context.set_custom_status("too late")
 
     async def main(context: OrchestrationContext) -> None:
-        asyncio.create_task(aside(context))
+        left = asyncio.create_task(aside(context))
+        assert not left.done()
 
     instance = started(main)
     assert instance.scheduled() == []
@@ -152,7 +154,9 @@ def test_the_context_says_who_runs() -> None:
     seen: list[Any] = []
 
     async def who(context: OrchestrationContext) -> None:
-        seen.extend((context.instance_id, context.execution_id, context.name, context.parent_instance_id, context.version))
+        seen.extend(
+            (context.instance_id, context.execution_id, context.name, context.parent_instance_id, context.version)
+        )
 
     parent = ParentInstance(instance_id="mother", execution_id="f" * 32, task_scheduled_id=4)
     started(who, parent=parent)
@@ -249,7 +253,7 @@ def test_a_result_that_does_not_fit_is_an_error_where_it_is_awaited() -> None:
     assert "price" in instance.output
 
 
-@pytest.mark.parametrize("ask", [
+CARELESS: list[Callable[[Any], object]] = [
     lambda context: context.call_activity("one", object()),
     lambda context: context.call_sub_orchestration("one", object()),
     lambda context: context.send_event("other", "name", object()),
@@ -260,7 +264,10 @@ def test_a_result_that_does_not_fit_is_an_error_where_it_is_awaited() -> None:
     lambda context: context.call_sub_orchestration("one", tags={"a": 1}),
     lambda context: context.send_event("other", 5),
     lambda context: context.send_event("other", "\ud800"),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("ask", CARELESS)
 def test_what_history_could_not_hold_is_refused_at_the_call_and_costs_no_number(ask: Callable[[Any], object]) -> None:
     async def careless(context: OrchestrationContext) -> str:
         try:
@@ -306,7 +313,12 @@ def test_a_failed_activity_raises_where_it_is_awaited_with_its_own_details() -> 
 
     instance = started(pays)
     instance.commit(instance.result(0, failure=DECLINED))
-    assert instance.output == ["pay", 0, "shop.DeclinedError", "Activity 'pay' (task 0) failed: shop.DeclinedError: card declined"]
+    assert instance.output == [
+        "pay",
+        0,
+        "shop.DeclinedError",
+        "Activity 'pay' (task 0) failed: shop.DeclinedError: card declined",
+    ]
 
 
 def test_an_uncaught_failure_keeps_the_original_details_inside() -> None:
@@ -627,7 +639,7 @@ def test_a_custom_status_over_16_kib_is_refused_and_the_old_one_stays() -> None:
     assert len(started(reports).custom_status) == 16_382
 
 
-# continue_as_new
+# Beginning again
 
 
 async def countdown(context: OrchestrationContext, left: int) -> Any:
@@ -711,7 +723,7 @@ def test_an_action_and_the_end_of_an_execution_have_different_numbers() -> None:
 
 def test_children_timers_and_activities_end_in_their_own_time() -> None:
     async def mixed(context: OrchestrationContext) -> list[str]:
-        names = {
+        names: dict[Any, str] = {
             context.call_activity("work", [3, False, "a"]): "activity",
             context.call_sub_orchestration("small", [1, False, "b"]): "child",
             context.create_timer(timedelta(seconds=2)): "timer",
@@ -719,7 +731,7 @@ def test_children_timers_and_activities_end_in_their_own_time() -> None:
         order: list[str] = []
         while names:
             done, _ = await asyncio.wait(names, return_when=asyncio.FIRST_COMPLETED)
-            order.extend(names.pop(task) for task in done)  # type: ignore[call-overload]
+            order.extend(names.pop(task) for task in done)
         return order
 
     instance = World(Instance(mixed)).run()

@@ -99,9 +99,9 @@ def test_long_messages_and_traces_are_cut() -> None:
         else:
             raise ValueError("x" * 100_000)
 
-    for run in (lambda: deep(3), lambda: deep(200)):
+    for levels in (3, 200):
         with pytest.raises(ValueError) as error:
-            run()
+            deep(levels)
         failure = FailureDetails.from_exception(error.value)
         assert len(failure.error_message) == MAX_MESSAGE
         assert len(failure.stack_trace or "") <= MAX_STACK_TRACE

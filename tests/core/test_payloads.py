@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 import pydantic
@@ -67,7 +67,9 @@ def test_payloads_are_text_a_person_can_read() -> None:
 
 @pytest.mark.parametrize("value", [object(), [object()], {"a": lambda: 1}, "\ud800", {1: {2, object()}}, 1j])
 def test_values_without_json_form_say_what_and_what_to_do(value: object) -> None:
-    with pytest.raises(InvalidPayloadError, match=r"^The input of activity 'pay' cannot be encoded as JSON: .*dataclasses"):
+    with pytest.raises(
+        InvalidPayloadError, match=r"^The input of activity 'pay' cannot be encoded as JSON: .*dataclasses"
+    ):
         payloads.encode(value, "The input of activity 'pay'")
 
 
@@ -94,13 +96,13 @@ def test_what_does_not_fit_says_so(text: str, declared: Any) -> None:
         payloads.decode(text, declared, "The result of 'pay'")
 
 
-class Open(Protocol):
-    name: str
-
-
 @pytest.mark.parametrize("declared", [Any, None, type(None), TypeVar("T"), object, "NotDefined", lambda: 1])
 def test_types_nothing_can_be_decoded_into_are_taken_as_any(declared: Any) -> None:
     assert payloads.decode('{"a":[1]}', payloads.decodable(declared), "The value") == {"a": [1]}
+
+
+def test_object_is_anything_at_any_depth() -> None:
+    assert payloads.decode('[1,{"a":null}]', list[object], "The value") == [1, {"a": None}]
 
 
 def test_a_custom_class_says_what_it_cannot() -> None:
@@ -111,7 +113,9 @@ def test_a_custom_class_says_what_it_cannot() -> None:
         payloads.decode("{}", payloads.decodable(Opaque), "The value")
 
 
-@pytest.mark.parametrize(("text", "answer"), [("{}", True), ("null", True), ("", False), ("{} {}", False), ("NaN", False)])
+@pytest.mark.parametrize(
+    ("text", "answer"), [("{}", True), ("null", True), ("", False), ("{} {}", False), ("NaN", False)]
+)
 def test_is_json(text: str, answer: bool) -> None:
     assert payloads.is_json(text) is answer
 

@@ -57,11 +57,11 @@ async def program(context: OrchestrationContext) -> None:
     context.create_timer(timedelta(seconds=9))
     context.create_timer(timedelta(seconds=9)).cancel()
     context.send_event("other", "ping")
-    match await context.wait_for_external_event("end"):
-        case "again":
-            context.continue_as_new()
-        case "fail":
-            raise ValueError
+    how = await context.wait_for_external_event("end", str)
+    if how == "again":
+        context.continue_as_new()
+    if how == "fail":
+        raise ValueError
 
 
 def pending() -> Instance:

@@ -91,9 +91,7 @@ class SendEvent(_Action, frozen=True, kw_only=True):
     input: Payload | None
 
     def to_event(self, at: datetime) -> EventSent:
-        return EventSent(
-            timestamp=at, event_id=self.id, instance_id=self.instance_id, name=self.name, input=self.input
-        )
+        return EventSent(timestamp=at, event_id=self.id, instance_id=self.instance_id, name=self.name, input=self.input)
 
     def matches(self, event: ActionEvent) -> bool:
         return isinstance(event, EventSent) and event.name == self.name and event.instance_id == self.instance_id

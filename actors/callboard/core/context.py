@@ -23,7 +23,11 @@ class DurableTask(DeterministicFuture[T]):
     __slots__ = ("_when_cancelled", "task_id")
 
     def __init__(
-        self, *, loop: DeterministicLoop, task_id: int = -1, when_cancelled: Callable[[DurableTask[Any]], None] | None = None
+        self,
+        *,
+        loop: DeterministicLoop,
+        task_id: int = -1,
+        when_cancelled: Callable[[DurableTask[Any]], None] | None = None,
     ) -> None:
         super().__init__(loop=loop)
         self.task_id = task_id

@@ -81,7 +81,7 @@ def is_json(text: str) -> bool:
 
 
 def decodable(expected: Any) -> Any:
-    """The type to decode into: what msgspec cannot handle at all (an open TypeVar, a bare protocol) is taken as Any."""
+    """The type to decode into: what msgspec cannot handle at all (an open TypeVar, a name that is not defined) is taken as Any."""
     if expected is None or expected is type(None):
         return Any
     try:
@@ -106,6 +106,8 @@ def _to_builtins(value: object) -> object:
 
 
 def _from_builtins(expected: type[Any], value: object) -> Any:
+    if expected is object:
+        return value
     validate = getattr(expected, "model_validate", None)
     if callable(validate):
         return validate(value)

@@ -149,7 +149,9 @@ class InstanceState:
             at: The time of the turn that consumes it.
         """
         match event:
-            case TaskCompleted() | TaskFailed() | SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed():
+            case (
+                TaskCompleted() | TaskFailed() | SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed()
+            ):
                 self.open.pop(event.task_scheduled_id, None)
             case TimerFired():
                 self.open.pop(event.timer_id, None)
@@ -306,5 +308,7 @@ def _ended(
 def terminated_failure(name: str, reason: Payload | None) -> FailureDetails:
     """What a parent sees when its child was terminated."""
     return FailureDetails(
-        error_type="Terminated", error_message=f"{name!r} was terminated" + (f": {reason}" if reason else ""), is_non_retriable=True
+        error_type="Terminated",
+        error_message=f"{name!r} was terminated" + (f": {reason}" if reason else ""),
+        is_non_retriable=True,
     )

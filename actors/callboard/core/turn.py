@@ -159,7 +159,11 @@ class Activation:
 
     def _run(self, inputs: list[InputEvent], now: datetime) -> Decision:
         if self._orchestration is None:
-            return self._park(inputs, now, f"No worker of this kind knows the orchestration {self.state.name!r}: register it, and deploy.")
+            return self._park(
+                inputs,
+                now,
+                f"No worker of this kind knows the orchestration {self.state.name!r}: register it, and deploy.",
+            )
         try:
             execution = self._activate(self._orchestration)
             pending = [*self._unfed, *inputs]

@@ -14,7 +14,7 @@ import contextlib
 import time
 import unittest
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 
 from callboard.errors import ConfigurationError, PayloadTooLargeError, UnroutableError
 from callboard.ports import Broker, Delivery, Destination, Subscription
@@ -51,7 +51,9 @@ class Received:
             try:
                 await asyncio.wait_for(self._arrived.wait(), deadline - time.monotonic())
             except TimeoutError:
-                raise AssertionError(f"{len(self.deliveries)} of {count} messages arrived: {self.bodies[:10]}") from None
+                raise AssertionError(
+                    f"{len(self.deliveries)} of {count} messages arrived: {self.bodies[:10]}"
+                ) from None
         return self.deliveries
 
     async def wait_for_bodies(self, bodies: set[bytes]) -> None:
@@ -61,7 +63,7 @@ class Received:
 
 
 @contextlib.contextmanager
-def raises(kind: type[Exception]) -> Iterator[None]:
+def raises(kind: type[Exception]) -> Generator[None]:
     """Passes if the block raises that."""
     try:
         yield
@@ -102,7 +104,7 @@ class BrokerContract:
             await asyncio.sleep(0.02)
 
     @contextlib.asynccontextmanager
-    async def opened(self, hub: str | None = None, partitions: int = 2) -> AsyncIterator[Broker]:
+    async def opened(self, hub: str | None = None, partitions: int = 2) -> AsyncGenerator[Broker]:
         """A broker, open until the end of the block."""
         broker = self.make_broker()
         await broker.open(hub or new_hub(), partitions)
@@ -133,7 +135,11 @@ class BrokerContract:
             assert all(type(body) is bytes for body in received.bodies)
 
     async def test_headers_come_with_the_message(self) -> None:
-        headers: list[Mapping[str, str] | None] = [None, {}, {"traceparent": "00-1-2-01", "ключ": "значение ✓", "empty": ""}]
+        headers: list[Mapping[str, str] | None] = [
+            None,
+            {},
+            {"traceparent": "00-1-2-01", "ключ": "значение ✓", "empty": ""},
+        ]
         async with self.opened() as broker:
             received = Received(ack=True)
             await broker.consume(P0, received)

@@ -71,9 +71,11 @@ DRIVER_ERRORS = (PyMongoError, BSONError, UnicodeError, OverflowError)
 DEFAULT_DATABASE = "callboard"
 MAX_DOCUMENT = 16 * 1024 * 1024
 
-#: What a client made from a URL gets unless the URL says otherwise, so that nothing waits for ever.
+#: What a client made from a URL gets unless the URL says otherwise. Nothing waits for ever. Writes are not retried by the driver: a
+#: retryable one costs the server a second write, and all of ours are made to be repeated by those who asked for them.
 CLIENT_OPTIONS: dict[str, Any] = {
     "appname": "callboard",
+    "retryWrites": False,
     "connectTimeoutMS": 10_000,
     "serverSelectionTimeoutMS": 10_000,
     "socketTimeoutMS": 60_000,

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from callboard.core.instances import Commit, CommitKey, InstanceRecord
-from callboard.errors import StoreUnavailableError
+from callboard.errors import CallboardError, StoreUnavailableError
 from callboard.ports import AppendOutcome, LoadedInstance
 from callboard_store.documents import PURGED, Document, commit_document, commit_id, commit_of, commit_range
 from callboard_store.mongodb.driver import ASCENDING, BulkWriteError, duplicates
 from callboard_store.mongodb.records import Records
 from callboard_store.rules import current_execution
 
+T = TypeVar("T")
+
 #: Ranges in one query: more make the planner slow.
 _RANGES: Final = 500
 _ATTEMPTS: Final = 3
+_NUDGE_AFTER_SECONDS: Final = (0.005, 0.05)
 #: Leaves out the numbers that trimmed and purged commits still take.
 _KEPT: Final = {"expires": {"$exists": False}}
 
 
 class Histories(Records):
     """Adds the commits of instances."""
+
+    _nudge: asyncio.Future[None] | None = None
 
     async def append(self, commits: Sequence[Commit]) -> list[AppendOutcome]:
         outcomes = [AppendOutcome.COMMITTED] * len(commits)
@@ -83,17 +89,40 @@ class Histories(Records):
         }
 
     async def confirm(self, instance_id: str, n: int, execution_id: str | None) -> bool:
-        # The record first: what is purged after that leaves its numbers taken, so no commit is missed.
+        # What two reads at once see of different moments fits together: a record that was replaced in between is Pending, or has a
+        # head above n.
         known = {"_id": {"$eq": instance_id}, "runtimeStatus": {"$ne": PURGED}}
-        fields = {"runtimeStatus": True, "executionId": True}
-        record = await self._call(self._in.confirmed_instances.find_one(known, fields))
-        if (record is None) != (execution_id is None):
-            return False
-        if record is not None and record["runtimeStatus"] == "Pending" and record["executionId"] != execution_id:
-            return False
         # Any later commit, not only the next: that one may have been trimmed.
-        later: Document = {"_id": commit_range(instance_id, start=n + 1), **(_KEPT if record is None else {})}
-        return await self._call(self._in.confirmed_history.find_one(later, {"_id": True})) is None
+        later: Document = {"_id": commit_range(instance_id, start=n + 1), **(_KEPT if execution_id is None else {})}
+        reads = asyncio.gather(
+            self._call(self._in.confirmed_instances.find_one(known)),
+            self._call(self._in.confirmed_history.find_one(later, {"_id": True})),
+        )
+        record, commit = await self._with_nudges(reads)
+        if record is None or execution_id is None:
+            return record is None and execution_id is None and commit is None
+        replaced = record["runtimeStatus"] == "Pending" and record["executionId"] != execution_id
+        return commit is None and record["head"] <= n and not replaced
+
+    async def _with_nudges(self, reads: asyncio.Future[T]) -> T:
+        """Awaits linearizable reads.
+
+        The server answers one when it next writes its journal, after up to 100 ms if it has nothing else to do; a journaled write of
+        ours makes it do so at once.
+        """
+        for patience in _NUDGE_AFTER_SECONDS:
+            await asyncio.wait([reads], timeout=patience)
+            if reads.done():
+                break
+            if self._nudge is None or self._nudge.done():
+                self._nudge = asyncio.ensure_future(self._journaled_write())
+            await asyncio.wait([self._nudge])
+        return await reads
+
+    async def _journaled_write(self) -> None:
+        with contextlib.suppress(CallboardError):  # the reads will say what is wrong
+            touched = {"$currentDate": {"lastConfirmed": True}}
+            await self._call(self._in.hubs.update_one({"_id": self._in.name}, touched))
 
     async def mark_sent(self, keys: Sequence[CommitKey]) -> None:
         if keys:

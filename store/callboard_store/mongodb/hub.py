@@ -56,6 +56,7 @@ _PAST_DAY: Final = 86_400
 class Collections:
     """Of one hub; writes are durable and reads of the majority, except where the name says otherwise."""
 
+    name: str
     hubs: Collection
     instances: Collection
     history: Collection
@@ -156,6 +157,7 @@ class Hub:
         instances, history = named(f"{hub}.instances"), named(f"{hub}.history")
         confirming = LINEARIZABLE if replicated else MAJORITY
         return Collections(
+            name=hub,
             hubs=named("hubs"),
             instances=instances,
             history=history,

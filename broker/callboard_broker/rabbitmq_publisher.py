@@ -1,9 +1,8 @@
-"""The two kinds of channel that carry messages: one publishes with confirms, one consumes. Cheap, because their cost limits throughput.
+"""Publishing with confirms, many at once. Its cost limits throughput: the driver's own publish takes four times the CPU.
 
 Rules of this file:
-- Publishes and acks go to the connection's outbox, which one task writes in order, many to one write; nothing here waits for the socket.
-- Only we publish on a publisher channel, so that the n-th publish in the outbox has delivery tag n.
-- Nothing is written to a consumer channel after its Close: the server answers that by closing the whole connection. So acks stop first.
+- Frames go to the connection's outbox, which one task writes in order, many to one write; nothing here waits for the socket.
+- Only we publish on the channel, so that the n-th publish in the outbox has delivery tag n.
 - What the driver calls back must not raise: it would take the channel's reader down.
 """
 
@@ -11,20 +10,57 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, Protocol
 
 from aiormq.abc import ChannelFrame, DeliveredMessage
-from aiormq.channel import Channel
 from aiormq.exceptions import PublishError
 
-from callboard.ports import Delivery
 from callboard_broker import rabbitmq_frames as frames
 
-log = logging.getLogger("callboard.broker")
+
+class DriverChannel(Protocol):
+    """What we use of the driver's channel (aiormq.channel.Channel)."""
+
+    connection: Any
+    number: int
+    delivery_tag: int
+    """Of the last publish."""
+    confirmations: dict[int, Any]
+    """Futures by delivery tag, in order."""
+    message_id_delivery_tag: dict[str, int]
+    """Says which future a returned message belongs to."""
+    frames: Any
+    """The queue between the connection's reader and the channel's."""
+    consumers: dict[str, Any]
+    on_consumer_cancel_callbacks: set[Any]
+
+    @property
+    def closing(self) -> asyncio.Future[Any]: ...
+
+    @property
+    def is_closed(self) -> bool: ...
+
+    async def close(self) -> None: ...
+
+    async def queue_declare(
+        self,
+        queue: str,
+        *,
+        passive: bool = False,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        arguments: dict[str, Any] | None = None,
+    ) -> Any: ...
+
+    async def basic_qos(self, *, prefetch_count: int) -> Any: ...
+
+    async def basic_consume(self, queue: str, callback: Callable[[DeliveredMessage], Any], /) -> Any: ...
+
+    async def basic_cancel(self, consumer_tag: str, /) -> Any: ...
 
 
 class Outcome(enum.Enum):
@@ -160,13 +196,13 @@ class PublisherChannel:
     it reports messages as confirmed that came back.
     """
 
-    def __init__(self, channel: Channel, outbox: Outbox, *, window: int, window_bytes: int) -> None:
+    def __init__(self, channel: DriverChannel, outbox: Outbox, *, window: int, window_bytes: int) -> None:
         self._channel, self._outbox = channel, outbox
         self._window = _Window(window, window_bytes)
         self._frame_max = channel.connection.connection_tune.frame_max
         self._identity = uuid.uuid4().hex
         self._lost = False
-        self.on_lost: Callable[[str], None] = _nobody_cares
+        self.on_lost: Callable[[str], None] = lambda _: None
         channel.closing.add_done_callback(self._on_closing)
 
     async def publish(
@@ -186,7 +222,7 @@ class PublisherChannel:
         header = frames.content_header(number, size, headers, mode, identity)
         channel.delivery_tag = tag = channel.delivery_tag + 1
         confirmation = _Confirmation(self, identity, size)
-        channel.confirmations[tag] = cast("Any", confirmation)
+        channel.confirmations[tag] = confirmation
         channel.message_id_delivery_tag[identity] = tag
         self._outbox.write(
             frames.publish(number, routing_key), header, *frames.body_frames(number, body, self._frame_max)
@@ -200,7 +236,7 @@ class PublisherChannel:
     def lose(self) -> None:
         """Ends all that is pending: nobody will confirm it any more."""
         self._lost = True
-        pending = list(cast("dict[int, object]", self._channel.confirmations).values())
+        pending = list(self._channel.confirmations.values())
         self._channel.confirmations.clear()
         for confirmation in pending:
             if isinstance(confirmation, _Confirmation):  # else the driver's mark of a message that was returned
@@ -209,111 +245,10 @@ class PublisherChannel:
 
     def _on_closing(self, closing: asyncio.Future[Any]) -> None:
         self.lose()
-        self.on_lost(f"the publishing channel was closed: {_reason(closing)}")
+        self.on_lost(f"the publishing channel was closed: {closing_reason(closing)}")
 
 
-class RabbitMQDelivery:
-    """One message in the consumer's hands, on one channel of one connection: no other can ack it."""
-
-    __slots__ = ("_channel", "_headers", "_settled", "_tag", "body", "redelivered")
-
-    def __init__(self, channel: ConsumerChannel, message: DeliveredMessage) -> None:
-        self._channel = channel
-        self._tag = cast("int", message.delivery_tag)
-        self._headers = cast("dict[str, Any] | None", message.header.properties.headers)
-        self._settled = False
-        self.body = message.body
-        self.redelivered = bool(message.redelivered)
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """As they were published; what a stranger or the broker put there in other types is text here."""
-        return {name: _text(value) for name, value in self._headers.items()} if self._headers else {}
-
-    def ack(self) -> None:
-        if not self._settled:
-            self._settled = True
-            self._channel.settle(frames.ack, self._tag)
-
-    def reject(self) -> None:
-        if not self._settled:
-            self._settled = True
-            self._channel.settle(frames.give_back, self._tag)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bytes | bytearray):
-        return value.decode(errors="replace")
-    return str(value)
-
-
-class ConsumerChannel:
-    """Consumes one queue. Closed once, for good: acks after that go nowhere, and the server delivers again.
-
-    Attributes:
-        lost: Resolves with the reason when the channel ended other than by ``stop``.
-        delivered: How many messages came so far.
-        unacked: How many are in the consumer's hands.
-    """
-
-    def __init__(self, channel: Channel, outbox: Outbox, on_delivery: Callable[[Delivery], None]) -> None:
-        self.channel, self._outbox, self._on_delivery = channel, outbox, on_delivery
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.delivered = self.unacked = 0
-        self._open = True
-        channel.closing.add_done_callback(self._on_closing)
-        channel.on_consumer_cancel_callbacks.add(self._on_cancel)
-
-    async def on_message(self, message: DeliveredMessage) -> None:
-        """Is run by the driver as a task for each message, and cancelled with the channel: so it only hands over."""
-        if not self._open:
-            return
-        self.delivered += 1
-        self.unacked += 1
-        try:
-            self._on_delivery(RabbitMQDelivery(self, message))
-        except Exception:
-            log.exception("A consumer's on_delivery raised; the message stays unacked")
-
-    def settle(self, frame: Callable[[int, int], bytes], tag: int) -> None:
-        if self._open:
-            self.unacked -= 1
-            self._outbox.write(frame(self.channel.number, tag))
-
-    def lose(self, reason: str) -> None:
-        self._open = False
-        if not self.lost.done():
-            self.lost.set_result(reason)
-
-    def stop(self) -> None:
-        """Ends deliveries; acks still count until ``finish``."""
-        self._on_delivery = _ignore
-
-    async def finish(self) -> None:
-        """Gives back what is not acked, after all acks. The consumer must be cancelled, or it would get it again."""
-        if self._open:
-            self._open = False
-            if self.unacked:
-                self._outbox.write(frames.give_back_all(self.channel.number))
-            await self._outbox.flushed()
-
-    def _on_closing(self, closing: asyncio.Future[Any]) -> None:
-        self.lose(f"the channel was closed: {_reason(closing)}")
-
-    def _on_cancel(self, _frame: object) -> None:
-        self.lose("the server ended the consumer (was its queue deleted?)")
-
-
-def _ignore(_delivery: Delivery) -> None:
-    """Takes deliveries that came too late; they go back with the channel."""
-
-
-def _nobody_cares(_reason: str) -> None:
-    """Until somebody does."""
-
-
-def _reason(closing: asyncio.Future[Any]) -> str:
+def closing_reason(closing: asyncio.Future[Any]) -> str:
+    """Why the driver closed a channel or connection."""
     error = None if closing.cancelled() else closing.exception()
     return str(error or "no reason given")

@@ -1,0 +1,138 @@
+"""The commands that run something: ``dev``, ``worker``, ``serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from callboard.activities import CONCURRENCY
+from callboard.app import App
+from callboard.cli import looking
+from callboard.cli.embedded import DEFAULT_FOLDER, DataFolder
+from callboard.cli.loading import load_app
+from callboard.cli.logs import set_up_logs
+from callboard.cli.options import (
+    AllowRemote,
+    AppTarget,
+    BrokerUrl,
+    DataFolder as DataFolderOption,
+    Host,
+    HubName,
+    Level,
+    Port,
+    StoreUrl,
+)
+from callboard.cli.problems import CommandError
+from callboard.cli.running import Lifeline, run, until_stopped
+from callboard.cli.services import check_servers, run_dev, run_serve, run_worker, say
+from callboard.cli.serving import Listener
+from callboard.cli.supervising import Supervisor
+from callboard.hub import TaskHub
+from callboard.worker import DRAIN_DEADLINE, WorkerOptions
+
+commands = typer.Typer(
+    name="callboard",
+    help="Durable orchestrations in plain Python, on RabbitMQ and MongoDB, or on a file.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start here: callboard dev MODULE:APP",
+)
+looking.add_to(commands)
+
+Only = Literal["activities", "orchestrations"]
+
+
+@commands.command()
+def dev(
+    app: AppTarget,
+    *,
+    host: Host = "127.0.0.1",
+    port: Port = 7071,
+    data: DataFolderOption = DEFAULT_FOLDER,
+    hub: HubName = None,
+    allow_remote: AllowRemote = False,
+    log_level: Level = "info",
+) -> None:
+    """Run everything in this process, on a file: worker and HTTP API. For trying and for developing.
+
+    Nothing is reloaded behind your back, and the data survive a restart.
+    """
+    set_up_logs(log_level)
+    loaded = load_app(app)
+    folder = DataFolder(data)
+    name = hub or loaded.hub
+    listener = Listener(host, port, allow_remote=allow_remote)
+    task_hub = TaskHub.from_urls(name, broker=folder.url, store=folder.url, partitions=loaded.partitions)
+    folder.prepare(name)
+    run(until_stopped(lambda stopping: run_dev(loaded, task_hub, listener, folder, stopping)))
+
+
+@commands.command()
+def worker(
+    app: AppTarget,
+    *,
+    broker: BrokerUrl,
+    store: StoreUrl,
+    hub: HubName = None,
+    processes: Annotated[int, typer.Option(min=1, max=512, help="How many worker processes to keep running.")] = 1,
+    only: Annotated[Only | None, typer.Option(help="Run only these.", show_default="both")] = None,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(help="An activity queue to serve; may be repeated.", show_default="those the App's activities name"),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many activities run at a time in a process.")] = CONCURRENCY,
+    partitions: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Into how many partitions a new hub is divided.", show_default="32"),
+    ] = None,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds to finish what is in hand when stopping.")] = DRAIN_DEADLINE,
+    log_level: Level = "info",
+) -> None:
+    """Run orchestrations and activities. Start as many as you like, on as many machines: they share the work."""
+    lifeline = Lifeline.from_environment()
+    set_up_logs(log_level, process=processes > 1 or lifeline is not None)
+    loaded = load_app(app)
+    if queue and only == "orchestrations":
+        raise CommandError("--queue is about activities, and --only orchestrations runs none: leave one of them out.")
+    options = WorkerOptions(only=only, queues=tuple(queue) if queue else None, concurrency=concurrency, drain=drain)
+    task_hub = TaskHub.from_urls(
+        hub or loaded.hub, broker=broker, store=store, partitions=partitions or loaded.partitions
+    )
+    if lifeline is not None or processes == 1:
+        run(until_stopped(lambda stopping: run_worker(loaded, task_hub, options, stopping, lifeline)))
+        return
+    run(check_servers(task_hub))  # what is wrong is said once, here, and not by each process
+    supervisor = Supervisor(
+        sys.argv[1:], count=processes, drain=drain, on_ready=lambda: say(f"{processes} workers are ready. Ctrl-C stops them.")
+    )
+    asyncio.run(until_stopped(supervisor.run))
+
+
+@commands.command()
+def serve(
+    app: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODULE:APP]", help="Your App: names are then checked at once.", show_default=False),
+    ] = None,
+    *,
+    broker: BrokerUrl,
+    store: StoreUrl,
+    hub: HubName = None,
+    host: Host = "127.0.0.1",
+    port: Port = 7071,
+    allow_remote: AllowRemote = False,
+    log_level: Level = "info",
+) -> None:
+    """Serve the HTTP API, and nothing else. Needs an App or the name of a hub."""
+    set_up_logs(log_level)
+    loaded: App | None = load_app(app) if app else None
+    name = hub or (loaded.hub if loaded else None)
+    if name is None:
+        raise CommandError("Which hub? Name an App (callboard serve MODULE:APP …) or a hub (--hub NAME).")
+    listener = Listener(host, port, allow_remote=allow_remote)
+    task_hub = TaskHub.from_urls(name, broker=broker, store=store, partitions=loaded.partitions if loaded else None)
+    run(until_stopped(lambda stopping: run_serve(loaded, task_hub, listener, stopping)))

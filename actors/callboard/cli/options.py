@@ -1,0 +1,48 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from callboard.cli.logs import LogLevel
+
+AppTarget: TypeAlias = Annotated[
+    str, typer.Argument(metavar="MODULE:APP", help="Your App, for example examples.hello_sequence:app.", show_default=False)
+]
+HubName: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--hub", envvar="CALLBOARD_HUB", help="The task hub, instead of the one that the App names.", show_default=False),
+]
+BrokerUrl: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--broker",
+        envvar="CALLBOARD_BROKER",
+        metavar="URL",
+        help="amqp://user:password@host/vhost, amqps://…, or sqlite:///file",
+        show_default=False,
+    ),
+]
+StoreUrl: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="CALLBOARD_STORE",
+        metavar="URL",
+        help="mongodb://user:password@host/database, or sqlite:///file",
+        show_default=False,
+    ),
+]
+Host: TypeAlias = Annotated[str, typer.Option(help="The address to listen on.")]
+Port: TypeAlias = Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")]
+AllowRemote: TypeAlias = Annotated[
+    bool, typer.Option("--allow-remote", help="Listen on addresses that others can reach, without authentication.")
+]
+DataFolder: TypeAlias = Annotated[
+    Path, typer.Option("--data", metavar="DIR", file_okay=False, help="The folder that keeps the data of `callboard dev`.")
+]
+Level: TypeAlias = Annotated[LogLevel, typer.Option("--log-level", help="Which log lines to print, on stderr.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs, not a table for people.")]

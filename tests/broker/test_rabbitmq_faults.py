@@ -1,0 +1,466 @@
+"""RabbitMQ with everything that goes wrong, on a real server of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import aio_pika
+import pytest
+
+from callboard.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    PayloadTooLargeError,
+    UnroutableError,
+)
+from callboard.ports import Destination
+from callboard.testing.broker_contract import Received
+from callboard_broker import rabbitmq_frames as frames
+from callboard_broker.rabbitmq import RabbitMQBroker
+from tests.servers import RabbitMQServer
+from tests.servers.process import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+P0, P1 = Destination.partition(0), Destination.partition(1)
+WORK, ME = Destination.activities("work"), Destination.inbox("me")
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RabbitMQServer]:
+    with RabbitMQServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_noise(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No fault may leave errors or tracebacks behind in anybody's log: what happened is said once, by us."""
+    caplog.set_level(logging.INFO)
+    yield
+    noise = [
+        record
+        for record in caplog.get_records("call")
+        if record.exc_info or record.levelno >= logging.ERROR or record.name.startswith(("aiormq", "aio_pika"))
+    ]
+    assert not noise, [(record.name, record.getMessage()) for record in noise]
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, hub: str, **options: Any) -> AsyncGenerator[RabbitMQBroker]:
+    broker = RabbitMQBroker.from_url(url, **{"backoff_max": 1.0, **options})
+    await broker.open(hub, 2)
+    try:
+        yield broker
+    finally:
+        await broker.aclose()
+
+
+async def eventually(condition: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+class Traffic:
+    """Publishes all the time and consumes all the time; nothing confirmed may be missing in the end."""
+
+    def __init__(self, broker: RabbitMQBroker) -> None:
+        self.broker, self.received, self.confirmed = broker, Received(ack=True), set[bytes]()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
+
+    async def __aenter__(self) -> Traffic:
+        for destination in (P0, WORK):
+            await self.broker.consume(destination, self.received, prefetch=20)
+        self._tasks = [asyncio.create_task(self._publish(number)) for number in range(20)]
+        await eventually(lambda: len(self.confirmed) > 200)
+        return self
+
+    async def _publish(self, number: int) -> None:
+        count = 0
+        while not self._stopped:
+            body = b"%d.%d" % (number, count)
+            await self.broker.publish(P0 if number % 2 else WORK, body)
+            self.confirmed.add(body)
+            count += 1
+            await asyncio.sleep(0.002)
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            so_far = len(self.confirmed)
+            await eventually(lambda: len(self.confirmed) > so_far + 200)
+        self._stopped = True
+        await asyncio.gather(*self._tasks)
+        if kind is None:
+            await self.received.wait_for_bodies(self.confirmed)
+
+
+# The server goes away
+
+
+@pytest.mark.parametrize("how", ["restart", "kill"])
+async def test_a_restart_of_the_server_loses_nothing(server: RabbitMQServer, hub: str, how: str) -> None:
+    async with opened(server.url, hub, publish_timeout=60) as broker:
+        reconnects: list[float] = []
+        letters, held = Received(ack=True), Received()
+        await broker.consume(ME, letters)
+        await broker.publish(P1, b"unacked")
+        await broker.consume(P1, held)
+        await held.wait_for(1)
+        broker.on_reconnect(lambda: reconnects.append(time.monotonic()))
+        async with Traffic(broker):
+            if how == "kill":
+                await asyncio.to_thread(server.kill)
+            else:
+                await asyncio.to_thread(server.stop)
+            held.deliveries[0].ack()
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(server.start)
+        assert (await held.wait_for(2))[1].redelivered
+        await eventually(lambda: reconnects)
+        await broker.publish(ME, b"letter")
+        await letters.wait_for(1)
+
+
+async def test_a_publish_without_a_server_says_so_in_time(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub, publish_timeout=1) as broker:
+        await asyncio.to_thread(server.kill)
+        try:
+            began = time.monotonic()
+            with pytest.raises(BrokerUnavailableError, match="not confirmed in 1 seconds: no connection"):
+                await broker.publish(P0, b"")
+            with pytest.raises(BrokerUnavailableError, match="Cannot consume partition 0"):
+                await broker.consume(P0, Received())
+            assert time.monotonic() - began < 4
+            began = time.monotonic()
+            await broker.aclose()
+            assert time.monotonic() - began < 2
+        finally:
+            await asyncio.to_thread(server.start)
+
+
+async def test_open_waits_for_a_server_that_is_starting(server: RabbitMQServer, hub: str) -> None:
+    await asyncio.to_thread(server.stop)
+    starting = asyncio.create_task(asyncio.to_thread(server.start))
+    async with opened(server.url, hub, connect_timeout=60) as broker:
+        await broker.publish(P0, b"")
+    await starting
+
+
+async def test_connections_that_the_server_closes_are_made_again(
+    server: RabbitMQServer, hub: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(server.url, hub) as broker, Traffic(broker):
+        for _ in range(2):
+            await asyncio.to_thread(server.control, "close_all_connections", "because-we-can")
+            await asyncio.sleep(0.3)
+    said = caplog.text
+    assert "Lost the connection" in said
+    assert "because-we-can" in said
+    assert "Reconnected to RabbitMQ 3" in said or "Reconnected to RabbitMQ 4" in said
+
+
+async def test_a_server_that_falls_silent_is_noticed(server: RabbitMQServer, hub: str) -> None:
+    async with Proxy(server.port) as proxy:
+        url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/"
+        async with opened(url, hub, probe_interval=0.5, rpc_timeout=1, publish_timeout=60) as broker:
+            async with Traffic(broker):
+                proxy.swallow = True
+                await asyncio.sleep(4)
+                proxy.swallow = False
+            began = time.monotonic()
+            proxy.swallow = True
+        assert time.monotonic() - began < 15
+
+
+class Proxy:
+    """Stands between client and server; can swallow what is sent, as a network does that lost its way."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.swallow, self._tasks = target, False, set[asyncio.Task[None]]()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        await asyncio.wait([
+            asyncio.create_task(self._pump(reader, back)),
+            asyncio.create_task(self._pump(there, writer)),
+        ])
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        swallowed = False
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                swallowed = swallowed or self.swallow
+                if not swallowed:
+                    writer.write(data)
+                    await writer.drain()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await eventually(lambda: len(asyncio.all_tasks()) == 1)
+
+
+# Queues and channels go away
+
+
+async def test_a_deleted_queue_is_made_again_under_its_consumer(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub) as broker:
+        reconnected = asyncio.Event()
+        broker.on_reconnect(reconnected.set)
+        received, letters, other = Received(ack=True), Received(ack=True), Received()
+        await broker.consume(P0, received)
+        await broker.consume(ME, letters)
+        await broker.consume(P1, other)
+        await broker.publish(P1, b"held")
+        for name, destination, consumer in ((f"{hub}.p.0", P0, received), (f"{hub}.inbox.me", ME, letters)):
+            reconnected.clear()
+            await delete_queue(broker, name)
+            await asyncio.wait_for(reconnected.wait(), PATIENCE)
+            await broker.publish(destination, b"after")
+            await consumer.wait_for_bodies({b"after"})
+        assert other.bodies == [b"held"]
+        other.deliveries[0].ack()
+
+
+async def test_a_deleted_queue_is_made_again_by_its_publisher(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub) as broker:
+        await broker.publish(WORK, b"lost")
+        for name in (f"{hub}.p.0", f"{hub}.activities.work"):
+            await delete_queue(broker, name)
+        await asyncio.gather(*(broker.publish(destination, b"%d" % n) for n in range(50) for destination in (P0, WORK)))
+        for destination in (P0, WORK):
+            received = Received(ack=True)
+            await broker.consume(destination, received)
+            await received.wait_for_bodies({b"%d" % n for n in range(50)})
+
+
+async def delete_queue(broker: RabbitMQBroker, name: str) -> None:
+    """On the consuming connection, which alone may delete the inbox."""
+    wire = broker._consuming.wire
+    assert wire is not None
+    async with wire._channel() as channel:
+        await channel.queue_delete(name)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+async def test_a_consumer_whose_channel_the_server_closes_is_back(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub) as broker:
+        received, other = Received(), Received()
+        await broker.consume(P0, received)
+        await broker.consume(P1, other)
+        await broker.publish(P0, b"x")
+        await broker.publish(P1, b"held")
+        (delivery,) = await received.wait_for(1)
+        await other.wait_for(1)
+        delivery._channel.settle(frames.ack, 1_000_000)  # type: ignore[attr-defined]  # pyright: ignore
+        again = (await received.wait_for(2))[1]
+        assert again.redelivered
+        delivery.ack()
+        again.ack()
+        other.deliveries[0].ack()
+        await asyncio.sleep(0.3)
+        assert len(other.deliveries) == 1
+
+
+async def test_a_closed_publishing_channel_is_replaced(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub) as broker, Traffic(broker):
+        assert broker._publisher is not None
+        channel: Any = broker._publisher.channel._channel
+        broker._publishing.wire.outbox.write(frames.ack(channel.number, 1_000_000))  # type: ignore[union-attr]  # pyright: ignore
+        await eventually(lambda: channel.is_closed)
+
+
+async def test_a_consumer_that_died_silently_is_started_again(
+    server: RabbitMQServer, hub: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(server.url, hub, probe_interval=0.3) as broker:
+        received = Received(ack=True)
+        await broker.consume(P0, received)
+        (consumer,) = broker._consumers
+        channel: Any = consumer._channel.channel  # type: ignore[union-attr]  # pyright: ignore
+        for tag in list(channel.consumers):
+            await channel.basic_cancel(tag)
+        await broker.publish(P0, b"waits")
+        await received.wait_for(1)
+        assert "nothing was delivered while 1 messages wait" in caplog.text
+
+
+async def test_a_consumer_with_nothing_to_do_is_left_alone(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub, probe_interval=0.1) as broker:
+        idle, full = Received(), Received()
+        await broker.consume(P0, idle)
+        await broker.consume(P1, full, prefetch=1)
+        for _ in range(3):
+            await broker.publish(P1, b"")
+        channels = [consumer._channel for consumer in broker._consumers]
+        await asyncio.sleep(2.5)
+        assert [consumer._channel for consumer in broker._consumers] == channels
+
+
+# The server does not want our messages
+
+
+async def test_a_memory_alarm_blocks_publishing_and_nothing_else(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub, publish_timeout=3, rpc_timeout=1, probe_interval=0.5) as broker:
+        received = Received()
+        await broker.publish(P0, b"before")
+        await broker.consume(P0, received)
+        (before,) = await received.wait_for(1)
+        await asyncio.to_thread(server.control, "set_vm_memory_high_watermark", "0.0000001")
+        try:
+            await asyncio.sleep(2)
+            with pytest.raises(BrokerUnavailableError, match="memory or disk alarm"):
+                await broker.publish(P0, b"late")
+            assert broker.blocked
+            before.ack()
+            await asyncio.sleep(3)
+            assert broker.blocked, "the connection must be left alone while it is blocked"
+            unacked = await asyncio.to_thread(server.control, "list_queues", "name", "messages_unacknowledged")
+            assert f"{hub}.p.0\t0" in unacked, "acks must not wait for the alarm's end"
+        finally:
+            await asyncio.to_thread(server.control, "set_vm_memory_high_watermark", "0.4")
+        await eventually(lambda: not broker.blocked)
+        await broker.publish(P0, b"after")
+        await received.wait_for_bodies({b"late", b"after"})
+
+
+async def test_publishes_over_the_window_wait_their_turn(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub, publish_window=3, publish_window_bytes=1000) as broker:
+        received = Received(ack=True)
+        await broker.consume(P0, received)
+        bodies = {b"%d" % n + bytes(10 * n) for n in range(200)}
+        tasks = [asyncio.create_task(broker.publish(P0, body)) for body in bodies]
+        doomed = [asyncio.create_task(broker.publish(P0, b"cancelled")) for _ in range(20)]
+        await asyncio.sleep(0.005)
+        for task in doomed:
+            task.cancel()
+        await asyncio.gather(*tasks)
+        await asyncio.wait(doomed)
+        await received.wait_for_bodies(bodies)
+
+
+async def test_the_limit_on_messages_is_an_option(server: RabbitMQServer, hub: str) -> None:
+    async with opened(f"{server.url}?message_limit=1000", hub) as broker:
+        await broker.publish(P0, bytes(1000))
+        with pytest.raises(PayloadTooLargeError, match="1,001"):
+            await broker.publish(P0, bytes(1001))
+
+
+# Opening
+
+
+async def test_an_address_where_nobody_listens(hub: str) -> None:
+    port = free_port()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailableError, match=rf"Cannot reach RabbitMQ at 127\.0\.0\.1:{port}: .*Check that"):
+        await RabbitMQBroker.from_url(f"amqp://127.0.0.1:{port}", connect_timeout=1).open(hub, 2)
+    assert time.monotonic() - began < 2
+
+
+async def test_an_address_that_does_not_answer(hub: str) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailableError, match="no answer in 1 seconds"):
+            await RabbitMQBroker.from_url(f"amqp://127.0.0.1:{port}", connect_timeout=1).open(hub, 2)
+        assert time.monotonic() - began < 5
+
+
+async def test_credentials_that_are_refused(server: RabbitMQServer, hub: str) -> None:
+    broker = RabbitMQBroker.from_url(f"amqp://somebody:s3cret@127.0.0.1:{server.port}/")
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailableError, match="refused the credentials of user 'somebody'") as refusal:
+        await broker.open(hub, 2)
+    assert time.monotonic() - began < 5
+    assert "s3cret" not in f"{refusal.value} {broker!r} {broker._options!r}"
+
+
+async def test_a_virtual_host_that_is_not_there(server: RabbitMQServer, hub: str) -> None:
+    with pytest.raises(BrokerUnavailableError, match="virtual host 'nowhere'"):
+        await RabbitMQBroker.from_url(f"{server.url}nowhere").open(hub, 2)
+
+
+async def test_permissions_that_are_missing(server: RabbitMQServer, hub: str) -> None:
+    await asyncio.to_thread(server.control, "add_user", f"u{hub}", "secret")
+    await asyncio.to_thread(server.control, "set_permissions", f"u{hub}", "^nothing$", ".*", ".*")
+    with pytest.raises(BrokerUnavailableError, match=r"set_permissions"):
+        await RabbitMQBroker.from_url(f"amqp://u{hub}:secret@127.0.0.1:{server.port}/").open(hub, 2)
+
+
+async def test_a_queue_with_other_properties(server: RabbitMQServer, hub: str) -> None:
+    connection = await aio_pika.connect(server.url)
+    async with connection:
+        await (await connection.channel()).declare_queue(f"{hub}.p.1", durable=True)
+        with pytest.raises(ConfigurationError, match=rf"{hub}\.p\.1' exists with other properties.*x-queue-type"):
+            await RabbitMQBroker.from_url(server.url).open(hub, 2)
+        async with opened(server.url, hub, accept_existing_queues=True) as broker:
+            await broker.publish(P1, b"")
+
+
+async def test_an_activity_queue_with_other_properties(server: RabbitMQServer, hub: str) -> None:
+    connection = await aio_pika.connect(server.url)
+    async with connection:
+        await (await connection.channel()).declare_queue(f"{hub}.activities.work", durable=True)
+    async with opened(server.url, hub) as broker:
+        with pytest.raises(ConfigurationError, match="exists with other properties"):
+            await broker.publish(WORK, b"")
+        with pytest.raises(ConfigurationError, match="exists with other properties"):
+            await broker.consume(WORK, Received())
+        await broker.publish(P0, b"the others go on")
+
+
+async def test_an_inbox_that_somebody_else_has(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub) as owner, opened(server.url, hub, publish_timeout=2) as other:
+        subscription = await owner.consume(ME, Received())
+        with pytest.raises(BrokerUnavailableError, match="Cannot consume inbox me"):
+            await other.consume(ME, Received())
+        assert await other.depth(ME) == 0
+        waiting = asyncio.create_task(other.consume(ME, Received()))
+        await asyncio.sleep(0.5)
+        await subscription.aclose()
+        await (await waiting).aclose()
+        with pytest.raises(UnroutableError):
+            await owner.publish(ME, b"")
+
+
+async def test_opening_a_large_hub_is_fast(server: RabbitMQServer, hub: str) -> None:
+    for limit in (20, 3):
+        broker = RabbitMQBroker.from_url(server.url)
+        began = time.monotonic()
+        await broker.open(hub, 64)
+        took = time.monotonic() - began
+        await broker.aclose()
+        assert took < limit
+
+
+async def test_a_consume_that_is_cancelled_leaves_no_consumer_behind(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub) as broker:
+        abandoned = Received()
+        for step in range(40):
+            task = asyncio.create_task(broker.consume(P0, abandoned))
+            await asyncio.sleep(step * 0.0003)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await task).aclose()
+        await broker.publish(P0, b"for the living")
+        received = Received(ack=True)
+        await broker.consume(P0, received)
+        await received.wait_for(1)
+        assert abandoned.bodies == []
