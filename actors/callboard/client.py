@@ -50,6 +50,8 @@ log = logging.getLogger("callboard")
 
 #: How often a waiting client looks for itself, should a notice have been lost, in seconds.
 LOOK_AGAIN = 30.0
+#: How many of the instances that it has started a client remembers, until it is asked for their result.
+MOST_ANNOUNCED = 100_000
 #: How old a client's view of the partitions' owners may get while it sends, in seconds.
 VIEW_AGE = 5.0
 
@@ -124,7 +126,7 @@ class InstanceHandle(Generic[T]):
             OrchestrationFailedError: it failed or was terminated.
             TimeoutError: it has not ended within ``timeout`` seconds.
         """
-        record = await self._client.wait_for_record(self.instance_id, timeout, just_started=True)
+        record = await self._client.wait_for_record(self.instance_id, timeout)
         if record.runtime_status != "Completed":
             raise OrchestrationFailedError(
                 self.instance_id, record.runtime_status, record.failure, _value(record.output)
@@ -158,6 +160,7 @@ class Client:
         self._inbox: Subscription | None = None
         self._inbox_opening = asyncio.Lock()
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._announced = _Announced()
 
     async def __aenter__(self) -> Client:
         return self
@@ -263,7 +266,10 @@ class Client:
             status = outcome.existing.runtime_status if outcome.existing else "in use"
             raise InstanceAlreadyExistsError(instance_id, status)
         # The start is durable now; should this message be lost, the partition's owner finds the Pending record.
-        self._tell(StartExecution(instance_id=instance_id, execution_id=record.execution_id))
+        reply_to = self.client_id if self._inbox is not None else None
+        self._tell(StartExecution(instance_id=instance_id, execution_id=record.execution_id, reply_to=reply_to))
+        if reply_to is not None:
+            self._announced.expect(instance_id)
         return instance_id
 
     # Looking
@@ -369,18 +375,15 @@ class Client:
 
     # Inside
 
-    async def wait_for_record(
-        self, instance_id: str, timeout: float | None, *, just_started: bool = False
-    ) -> InstanceRecord:
-        """Waits until an instance has ended and returns its record. ``just_started``: do not look before the first notice."""
+    async def wait_for_record(self, instance_id: str, timeout: float | None) -> InstanceRecord:
+        """Waits until an instance has ended and returns its record."""
         await self._open_inbox()
         notice = asyncio.Event()
         self._waiting.setdefault(instance_id, set()).add(notice)
         try:
             async with asyncio.timeout(timeout):
-                self._tell(Watch(instance_id=instance_id, reply_to=self.client_id))
-                if just_started:
-                    await _notified(notice)
+                if not await self._will_be_told(instance_id, notice):
+                    self._tell(Watch(instance_id=instance_id, reply_to=self.client_id))
                 while not (record := await self._record(instance_id)).terminal:
                     if not await _notified(notice):
                         self._tell(Watch(instance_id=instance_id, reply_to=self.client_id))
@@ -389,6 +392,12 @@ class Client:
             raise TimeoutError(f"Instance {instance_id!r} has not ended within {timeout} s.") from error
         finally:
             self._stop_waiting(instance_id, notice)
+
+    async def _will_be_told(self, instance_id: str, notice: asyncio.Event) -> bool:
+        """Whether the end of an instance started here was announced, or is within a while: then there is no need to ask."""
+        if instance_id not in self._announced:
+            return False
+        return self._announced.pop(instance_id) or await _notified(notice)
 
     def _stop_waiting(self, instance_id: str, notice: asyncio.Event) -> None:
         notices = self._waiting.get(instance_id, set())
@@ -409,14 +418,22 @@ class Client:
         try:
             for message in decode_pack(delivery.body):
                 if isinstance(message, InstanceEnded):
-                    for notice in self._waiting.get(message.instance_id, ()):
-                        notice.set()
+                    self._on_ended(message.instance_id)
         except MalformedMessageError as error:
             log.warning("A notice for this client cannot be understood: %s", error)
         delivery.ack()
 
+    def _on_ended(self, instance_id: str) -> None:
+        waiting = self._waiting.get(instance_id)
+        if waiting is None:
+            self._announced.note_end(instance_id)
+            return
+        for notice in waiting:
+            notice.set()
+
     def _wake_all(self) -> None:
         """Notices may have been lost with the connection: everyone looks for himself."""
+        self._announced.clear()
         for notices in self._waiting.values():
             for notice in notices:
                 notice.set()
@@ -469,6 +486,31 @@ class Client:
     async def _view(self) -> None:
         view = await retrying(lambda: self._hub.store.view(ttl=LEASE), self._host, "view")
         self._routes.update(view.leases)
+
+
+class _Announced:
+    """Instances started here whose end will be announced to this client, and whether it was. The oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._ended: dict[str, bool] = {}
+
+    def __contains__(self, instance_id: str) -> bool:
+        return instance_id in self._ended
+
+    def expect(self, instance_id: str) -> None:
+        self._ended[instance_id] = False
+        if len(self._ended) > MOST_ANNOUNCED:
+            del self._ended[next(iter(self._ended))]
+
+    def note_end(self, instance_id: str) -> None:
+        if instance_id in self._ended:
+            self._ended[instance_id] = True
+
+    def pop(self, instance_id: str) -> bool:
+        return self._ended.pop(instance_id)
+
+    def clear(self) -> None:
+        self._ended.clear()
 
 
 async def _notified(notice: asyncio.Event) -> bool:

@@ -76,6 +76,7 @@ class Receiver:
     Args:
         post: Puts a letter into a mailbox of this worker; False if the partition is not owned here.
         watch: Takes requests to be told of an instance's end.
+        expect: Takes the instance and the inbox of one who starts it and waits for its end.
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class Receiver:
         *,
         post: Callable[[Letter], bool],
         watch: Callable[[Watch], None],
+        expect: Callable[[str, str], None],
     ) -> None:
         self._quarantine = quarantine
         self._sender = sender
         self._post = post
         self._watch = watch
+        self._expect = expect
 
     def on_delivery(self, delivery: Delivery, source: Destination) -> None:
         try:
@@ -107,6 +110,8 @@ class Receiver:
                 account.settle()
             elif not self._post(Letter(message, account)):
                 self._sender.forward(message, _forwarded(account))
+            elif isinstance(message, StartExecution) and message.reply_to is not None:
+                self._expect(message.instance_id, message.reply_to)
 
 
 def _forwarded(account: PackAccount) -> Callable[[BaseException | None], None]:

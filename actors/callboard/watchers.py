@@ -30,11 +30,15 @@ class Watchers:
 
     def watch(self, request: Watch) -> None:
         """Remembers a watcher; one of an instance that has ended is told at once."""
-        self._watched.setdefault(request.instance_id, set()).add(request.reply_to)
-        while len(self._watched) > MOST_WATCHED:
-            del self._watched[next(iter(self._watched))]
+        self.expect(request.instance_id, request.reply_to)
         if not self._is_hot(request.instance_id):
             self._looks.submit(request.instance_id, self._looked)
+
+    def expect(self, instance_id: str, reply_to: str) -> None:
+        """Remembers a watcher of an instance that has not ended for sure."""
+        self._watched.setdefault(instance_id, set()).add(reply_to)
+        while len(self._watched) > MOST_WATCHED:
+            del self._watched[next(iter(self._watched))]
 
     def ended(self, commit: Commit) -> None:
         """Tells all who watch the instance. Its record must show its end already."""

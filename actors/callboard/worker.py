@@ -116,7 +116,9 @@ class Worker:
         self.effects = Effects(
             hub.store, host, self.packer, self.routes, self.timers, post=self._post, ended=self.watchers.ended
         )
-        self.receiver = Receiver(quarantine, sender, post=self._post, watch=self.watchers.watch)
+        self.receiver = Receiver(
+            quarantine, sender, post=self._post, watch=self.watchers.watch, expect=self.watchers.expect
+        )
         self.sweeper = Sweeper(
             hub.store, host, self.packer, self.effects, post=self._post, is_active=self.turns.is_active
         )

@@ -15,9 +15,8 @@ import uvloop
 
 from callboard import Client, TaskHub, Worker
 from callboard.ownership import LEASE
-from examples.hello_sequence import hello_sequence
 
-from .app import chain, fan_out, make_app
+from .app import chain, fan_out, hello_sequence, make_app
 from .measuring import Measured, Meter, Order, Steps
 
 CITIES = ["Tokyo", "Seattle", "London"]
@@ -43,7 +42,7 @@ async def many(client: Client, order: Order, count: int) -> list[float]:
 
     async def lane() -> None:
         for _ in numbers:
-            latencies.append(await hello(client, order))
+            latencies.append(await hello(client, order))  # noqa: PERF401 - lanes share the list
 
     async with asyncio.TaskGroup() as lanes:
         for _ in range(min(order.in_flight, count)):

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aio_pika
 import msgspec
@@ -28,6 +28,7 @@ from pymongo import UpdateOne, WriteConcern
 
 from .measuring import Measured, Meter, Order, stop_signal
 
+T = TypeVar("T")
 Item = list[Any]
 Deliver = Callable[[AbstractIncomingMessage], Coroutine[Any, Any, None]]
 
@@ -41,25 +42,26 @@ encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(list[Item]).decode
 
 
-class Loop(asyncio.AbstractEventLoop):
+class Loop:
     """Just enough of an event loop to drive an orchestration's coroutine step by step."""
 
     def __init__(self) -> None:
         self._ready: collections.deque[asyncio.Handle] = collections.deque()
+        self._loop: Any = self  # asyncio asks for no more than what is here
 
     def get_debug(self) -> bool:
         return False
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = asyncio.Handle(callback, args, self._loop, context)
         self._ready.append(handle)
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self._loop)
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> asyncio.Task[Any]:
-        return asyncio.Task(coro, loop=self, name=name, context=context)
+    def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return asyncio.Task(coroutine, loop=self._loop)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         raise RuntimeError(context)
@@ -67,7 +69,7 @@ class Loop(asyncio.AbstractEventLoop):
     def run_ready(self) -> None:
         outer = asyncio._get_running_loop()
         asyncio._set_running_loop(None)
-        asyncio._set_running_loop(self)
+        asyncio._set_running_loop(self._loop)
         try:
             while self._ready:
                 self._ready.popleft()._run()
@@ -291,9 +293,12 @@ async def measure(order: Order) -> list[Measured]:
         client, run = Client(Packer(channel), database), f"{time.time_ns():x}"
         if order.warmup:
             await client.run(names(f"{run}w", order.warmup))
-        meter = Meter(order)
-        await client.run(names(run, order.count))
-        return [await meter.stop(order.count)]
+        found: list[Measured] = []
+        for repetition in range(order.repeat):
+            meter = Meter(order)
+            await client.run(names(f"{run}.{repetition}", order.count))
+            found.append(await meter.stop(order.count))
+        return found
 
 
 def main(role: str, *arguments: str) -> None:

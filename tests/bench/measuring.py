@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import statistics
@@ -59,7 +60,7 @@ class Steps(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, stamps: Sequence[float], ends: int) -> Steps:
-        steps = [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)]
+        steps = [later - earlier for earlier, later in itertools.pairwise(stamps)]
         first, last = (statistics.median(end) * 1000 for end in (steps[:ends], steps[-ends:]))
         return cls(first, last, last / first)
 
@@ -130,13 +131,13 @@ def cpu_seconds(processes: Mapping[str, Iterable[int]]) -> dict[str, float]:
 
 
 def busy_seconds() -> float:
-    """Return the CPU time that the whole machine has used so far, or 0 where it does not say."""
+    """Return the CPU time that the whole machine has used so far (other virtual machines' share included), or 0 where it does not say."""
     try:
         words = Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)
     except OSError:
         return 0.0
-    user, nice, system, _idle, _waiting, interrupts, soft = map(int, words[1:8])
-    return (user + nice + system + interrupts + soft) / TICKS
+    user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, words[1:9])
+    return (user + nice + system + interrupts + soft + stolen) / TICKS
 
 
 def _process_table() -> tuple[dict[int, int], dict[int, list[int]]]:

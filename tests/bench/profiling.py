@@ -21,13 +21,13 @@ def profiled(path: Path) -> Generator[None]:
         profiles.append(profile)
         profile.runcall(run, thread)
 
-    threading.Thread.run = run_profiled  # type: ignore[method-assign]
+    threading.Thread.run = run_profiled  # type: ignore[method-assign, assignment]
     profiles[0].enable()
     try:
         yield
     finally:
         profiles[0].disable()
-        threading.Thread.run = run  # type: ignore[method-assign]
+        threading.Thread.run = run  # type: ignore[method-assign, assignment]
         stats = pstats.Stats(profiles[0])
         for profile in profiles[1:]:
             stats.add(profile)

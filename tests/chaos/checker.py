@@ -348,6 +348,17 @@ def check_raised(snapshot: Snapshot, raised: Mapping[str, Sequence[int]]) -> lis
     return wrong
 
 
+def check_results(snapshot: Snapshot, results: Mapping[str, object]) -> list[str]:
+    """Every instance that was started is there, and returned what it must."""
+    wrong: list[str] = []
+    for instance_id, expected in sorted(results.items()):
+        record = snapshot.records.get(instance_id)
+        output = msgspec.json.decode(record.output or "null") if record else None
+        if record is None or record.runtime_status != "Completed" or output != expected:
+            wrong.append(f"{instance_id}: returned {output!r} ({record.runtime_status if record else 'missing'}), not {expected!r}")
+    return wrong
+
+
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 

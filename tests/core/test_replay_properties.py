@@ -211,7 +211,7 @@ class Chosen:
 
 
 @pytest.mark.parametrize(("function", "events", "fewest"), [
-    (fan_out, "go", 1_000), (race, "b a b", 50), (counting, "n n n", 100), (stepwise, "b x b", 100),
+    (fan_out, "go", 400), (race, "b a x b", 50), (counting, "n n x n", 250), (stepwise, "b x b", 400),
 ])  # fmt: skip
 def test_every_way_of_cutting_the_stream_ends_alike(function: Callable[..., Any], events: str, fewest: int) -> None:
     def world() -> World:
@@ -230,7 +230,6 @@ def test_every_way_of_cutting_the_stream_ends_alike(function: Callable[..., Any]
         same_story(expected.commits, result.commits)
         path = choices.next_path()
         ways += 1
-    print(ways)
     assert ways >= fewest
 
 

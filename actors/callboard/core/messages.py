@@ -26,6 +26,8 @@ class StartExecution(_ToInstance, frozen=True, kw_only=True):
     """Wakes an instance whose record is Pending. Identity: the execution id, which must be the record's."""
 
     execution_id: str
+    reply_to: str | None = None
+    """Who wants to be told when it ends: saves a `Watch`."""
 
 
 class TaskResult(_ToInstance, frozen=True, kw_only=True):

@@ -1,0 +1,199 @@
+"""History for people: commits → the folded ``historyEvents`` of Durable Functions' HTTP API, or every event as it is.
+
+Folding leaves out what only replay needs: a task is one entry, its end, which carries the name and the time of its scheduling; episodes,
+event numbers and timer numbers go. Values named ``Input`` stay JSON text, as there; ``Result`` is the value itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from callboard.core.events import (
+    ContinuedAsNew,
+    EventRaised,
+    EventSent,
+    ExecutionCompleted,
+    ExecutionParked,
+    ExecutionResumed,
+    ExecutionStarted,
+    ExecutionSuspended,
+    ExecutionTerminated,
+    HistoryEvent,
+    Payload,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceCreated,
+    SubOrchestrationInstanceFailed,
+    TaskCompleted,
+    TaskFailed,
+    TaskScheduled,
+    TerminationSent,
+    TimerCreated,
+    TimerFired,
+)
+from callboard.core.failure import FailureDetails
+from callboard.core.instances import Commit
+
+#: An event as JSON, with Durable Functions' own field names.
+EventJson: TypeAlias = dict[str, Any]
+
+_Scheduled: TypeAlias = TaskScheduled | SubOrchestrationInstanceCreated
+_Ended: TypeAlias = (
+    TaskCompleted | TaskFailed | SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed
+)
+
+#: Our names that Durable Task has another one for.
+_NAMES: Final = {"ContinuedAsNew": "ContinueAsNew"}
+
+
+def current_execution(commits: Sequence[Commit]) -> list[HistoryEvent]:
+    """The events of the execution that runs now, or ran last."""
+    if not commits:
+        return []
+    last = commits[-1]
+    if (continued := last.continued) is not None:  # the next execution's first turn is still to come
+        return [continued.next, *continued.carried]
+    return [event for commit in commits if commit.execution_id == last.execution_id for event in commit.events]
+
+
+def folded(commits: Sequence[Commit], *, inputs: bool = True, outputs: bool = False) -> list[EventJson]:
+    """The current execution as Durable Functions' ``historyEvents``.
+
+    Args:
+        commits: All commits of the instance, in order.
+        inputs: Whether to show ``Input``.
+        outputs: Whether to show ``Result``.
+    """
+    events = current_execution(commits)
+    ended = {event.task_scheduled_id for event in events if isinstance(event, _ENDED)}
+    scheduled: dict[int, _Scheduled] = {}
+    entries: list[EventJson] = []
+    for event in events:
+        if isinstance(event, (TaskScheduled, SubOrchestrationInstanceCreated)):
+            scheduled[event.event_id] = event
+            if event.event_id in ended:
+                continue
+        entry = _entry(event, scheduled)
+        if not inputs:
+            entry.pop("Input", None)
+        if not outputs:
+            entry.pop("Result", None)
+        entries.append(entry)
+    return entries
+
+
+def unfolded(commits: Iterable[Commit]) -> list[EventJson]:
+    """Every event of every execution that is kept, framed turn by turn, as Durable Task records it."""
+    entries: list[EventJson] = []
+    for commit in commits:
+        at = timestamp(commit.at)
+        entries.append({"EventType": "OrchestratorStarted", "EventId": -1, "Timestamp": at})
+        entries.extend(_raw(event) for event in commit.events)
+        entries.append({"EventType": "OrchestratorCompleted", "EventId": -1, "Timestamp": at})
+    return entries
+
+
+def timestamp(moment: datetime) -> str:
+    """A time with the fraction of its second, and ``Z``."""
+    precision = "microseconds" if moment.microsecond % 1000 else "milliseconds"
+    return moment.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def _entry(event: HistoryEvent, scheduled: dict[int, _Scheduled]) -> EventJson:
+    head: EventJson = {"EventType": event_type(event)}
+    if isinstance(event, _ENDED):
+        fields = _ended(event, scheduled.get(event.task_scheduled_id))
+    else:
+        fields = _fields(event)
+    return head | fields | {"Timestamp": timestamp(event.timestamp)}
+
+
+def _fields(event: HistoryEvent) -> EventJson:  # noqa: PLR0911, C901 - one line for each event
+    match event:
+        case ExecutionStarted():
+            return {"FunctionName": event.name, **_input(event.input)}
+        case TaskScheduled():
+            return {"Name": event.name, **_input(event.input)}
+        case SubOrchestrationInstanceCreated():
+            return {"Name": event.name, "InstanceId": event.instance_id, **_input(event.input)}
+        case TimerCreated() | TimerFired():
+            return {"FireAt": timestamp(event.fire_at)}
+        case EventRaised():
+            return {"Name": event.name, **_input(event.input)}
+        case EventSent():
+            return {"InstanceId": event.instance_id, "Name": event.name, **_input(event.input)}
+        case ExecutionCompleted():
+            return {"OrchestrationStatus": event.orchestration_status, "Result": _outcome(event)}
+        case ExecutionTerminated():
+            return {"Input": _value(event.input)}
+        case ExecutionSuspended() | ExecutionResumed() | ExecutionParked():
+            return {"Reason": event.reason}
+        case TerminationSent():
+            return {"InstanceId": event.instance_id, "Name": event.name}
+        case _:
+            return {}
+
+
+def _ended(event: _Ended, scheduled: _Scheduled | None) -> EventJson:
+    fields: EventJson = {}
+    if scheduled is not None:
+        fields = {
+            "FunctionName": scheduled.name,
+            **_input(scheduled.input),
+            "ScheduledTime": timestamp(scheduled.timestamp),
+        }
+    match event:
+        case TaskCompleted() | SubOrchestrationInstanceCompleted():
+            fields["Result"] = _value(event.result)
+        case TaskFailed() | SubOrchestrationInstanceFailed():
+            kind = "Activity" if isinstance(event, TaskFailed) else "Orchestrator"
+            name = scheduled.name if scheduled else "unknown"
+            fields["Reason"] = f"{kind} function '{name}' failed: {event.failure.error_message}"
+            fields["Details"] = _details(event.failure)
+    return fields
+
+
+def _raw(event: HistoryEvent) -> EventJson:
+    fields: EventJson = {_pascal(name): value for name, value in msgspec.to_builtins(event, builtin_types=(datetime,)).items()}
+    fields.pop("EventType")
+    fields = {name: timestamp(value) if isinstance(value, datetime) else value for name, value in fields.items()}
+    return {"EventType": event_type(event), "EventId": fields.pop("EventId", -1), **fields}
+
+
+def event_type(event: HistoryEvent) -> str:
+    """The event's name in Durable Task."""
+    name = type(event).__name__
+    return _NAMES.get(name, name)
+
+
+def _input(payload: Payload | None) -> EventJson:
+    return {} if payload is None else {"Input": payload}
+
+
+def _outcome(event: ExecutionCompleted) -> Any:
+    if event.failure is not None:
+        return f"{event.failure.error_type}: {event.failure.error_message}"
+    return _value(event.result)
+
+
+def _details(failure: FailureDetails | None) -> str:
+    """The failure and its causes, without stack traces: this goes to whoever may look at the instance."""
+    parts: list[str] = []
+    while failure is not None:
+        parts.append(f"{failure.error_type}: {failure.error_message}")
+        failure = failure.inner_failure
+    return " <- ".join(parts)
+
+
+def _value(payload: Payload | None) -> Any:
+    return None if payload is None else msgspec.json.decode(payload)
+
+
+def _pascal(name: str) -> str:
+    return name[:1].upper() + name[1:]
+
+
+_ENDED: Final = (TaskCompleted, TaskFailed, SubOrchestrationInstanceCompleted, SubOrchestrationInstanceFailed)
