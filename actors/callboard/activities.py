@@ -21,7 +21,7 @@ from callboard.packs import Sent, decode_pack, encode_pack
 from callboard.ports import BackgroundTask, Broker, Claim, Delivery, Destination, Host, Store, Subscription
 from callboard.receiving import Quarantine
 from callboard.registry import Registry
-from callboard.routes import Routes, Sender
+from callboard.routes import Sender
 
 log = logging.getLogger("callboard")
 
@@ -110,7 +110,6 @@ class ActivityRunner:
         host: Host,
         registry: Registry,
         sender: Sender,
-        routes: Routes,
         quarantine: Quarantine,
         worker_id: str,
         *,
@@ -124,7 +123,6 @@ class ActivityRunner:
         self._host = host
         self._registry = registry
         self._sender = sender
-        self._routes = routes
         self._quarantine = quarantine
         self._worker_id = worker_id
         self._post = post
@@ -302,7 +300,7 @@ class ActivityRunner:
         now = self._host.monotonic()
         for run in [run for run in self._running.values() if not run.claimed and now - run.since > self._claim_after]:
             claim = Claim(
-                call=run.call, partition=self._routes.partition_of(run.call.instance_id), worker_id=self._worker_id
+                call=run.call, partition=self._sender.partition_of(run.call.instance_id), worker_id=self._worker_id
             )
             if await self._store.claim(claim, ttl=self._claim):
                 run.claimed = True
@@ -369,4 +367,3 @@ def _checked(message: object) -> ActivityCall:
     if not isinstance(message, ActivityCall):
         raise MalformedMessageError(f"{type(message).__name__} is no activity call")
     return message
-

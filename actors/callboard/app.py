@@ -24,7 +24,7 @@ class Blueprint:
     def orchestration(self, function: F, /) -> F: ...
 
     @overload
-    def orchestration(self, *, name: str | None = None) -> Callable[[F], F]: ...
+    def orchestration(self, function: None = None, /, *, name: str | None = None) -> Callable[[F], F]: ...
 
     def orchestration(self, function: F | None = None, /, *, name: str | None = None) -> F | Callable[[F], F]:
         """Registers an orchestrator: ``async def f(context, input)``, or a generator that yields durable tasks.
@@ -46,7 +46,9 @@ class Blueprint:
     def activity(self, function: F, /) -> F: ...
 
     @overload
-    def activity(self, *, name: str | None = None, queue: str = "default") -> Callable[[F], F]: ...
+    def activity(
+        self, function: None = None, /, *, name: str | None = None, queue: str = "default"
+    ) -> Callable[[F], F]: ...
 
     def activity(
         self, function: F | None = None, /, *, name: str | None = None, queue: str = "default"
@@ -81,7 +83,7 @@ class App(Blueprint):
     def __init__(self, hub: str, *, partitions: int | None = None) -> None:
         super().__init__()
         self.hub = check_hub(hub)
-        if partitions is not None and not 1 <= partitions <= 1024:  # noqa: PLR2004
+        if partitions is not None and not 1 <= partitions <= 1024:
             raise ConfigurationError(f"partitions={partitions} is not possible: use 1 to 1024.")
         self.partitions = partitions
 

@@ -26,7 +26,7 @@ class Batcher(Generic[T, R]):
     """Collects items and carries many at a time to one function, at most ``parallel`` calls under way at once.
 
     A call that finds its server unavailable is repeated, with growing pauses, until it succeeds or the batcher is closed: the functions
-    are made so that repeating is safe. Any other error goes to the items of that call.
+    are made so that repeating is safe. Any other error has the items carried out one by one, so that each gets its own.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Batcher(Generic[T, R]):
     async def _carry(self, batch: list[tuple[T, Done[R]]]) -> None:
         items = [item for item, _ in batch]
         results: Sequence[R] | None = None
-        error: BaseException | None = None
+        error: Exception | None = None
         try:
             results = await retrying(lambda: self._work(items), self._host, self._name)
         except Exception as raised:  # noqa: BLE001 - goes to the owners of the items
@@ -129,6 +129,11 @@ class Batcher(Generic[T, R]):
         finally:
             if self._key is not None:
                 self._busy_keys.difference_update(map(self._key, items))
+        if error is not None and len(batch) > 1:
+            log.warning("%s: %s; carrying %d items one by one", self._name, error, len(batch))
+            for entry in batch:
+                await self._carry([entry])
+            return
         for position, (_, done) in enumerate(batch):
             done(results[position] if results is not None else None, error)
 

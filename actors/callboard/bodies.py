@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from callboard.core.events import ContinuedAsNew, ExecutionCompleted, HistoryEvent
+from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit
 from callboard.ports import LoadedInstance, Store
 
@@ -21,10 +22,20 @@ async def stored(store: Store, commit: Commit) -> Commit:
     """The commit as it is to be appended: itself, or without its events and with the key of the payload that has them."""
     if estimated_size(commit.events) <= MOST_INLINE:
         return commit
-    # What ends an execution stays in the commit: the store and the sweep look for it.
-    tail = tuple(event for event in commit.events[-1:] if isinstance(event, (ContinuedAsNew, ExecutionCompleted)))
-    key = await store.put_payload(commit.instance_id, _encode(commit.events[: len(commit.events) - len(tail)]))
-    return msgspec.structs.replace(commit, events=tail, body=key)
+    key = await store.put_payload(commit.instance_id, _encode(commit.events))
+    return msgspec.structs.replace(commit, events=_tail(commit), body=key)
+
+
+def _tail(commit: Commit) -> tuple[HistoryEvent, ...]:
+    """What ends an execution stays in the commit, because the store looks for it there; what makes it large does not."""
+    match commit.events[-1]:
+        case ExecutionCompleted() as end:
+            return (msgspec.structs.replace(end, result=None, failure=None),)
+        case ContinuedAsNew() as end:
+            start = msgspec.structs.replace(end.next, input=None, seen=())
+            return (msgspec.structs.replace(end, next=start, carried=()),)
+        case _:
+            return ()
 
 
 async def restored(store: Store, commit: Commit) -> Commit:
@@ -32,7 +43,7 @@ async def restored(store: Store, commit: Commit) -> Commit:
     if commit.body is None:
         return commit
     events = _decoder.decode(await store.get_payload(commit.body))
-    return msgspec.structs.replace(commit, events=events + commit.events, body=None)
+    return msgspec.structs.replace(commit, events=events, body=None)
 
 
 async def restored_all(store: Store, commits: Sequence[Commit]) -> list[Commit]:
@@ -54,5 +65,16 @@ def estimated_size(events: Sequence[HistoryEvent]) -> int:
     size = 0
     for event in events:
         payload = getattr(event, "input", None) or getattr(event, "result", None)
-        size += 256 + len(payload or "")
+        size += 256 + len(payload or "") + failure_size(getattr(event, "failure", None))
+        if isinstance(event, ContinuedAsNew):
+            size += len(event.next.input or "") + 128 * len(event.next.seen) + estimated_size(event.carried)
+    return size
+
+
+def failure_size(failure: FailureDetails | None) -> int:
+    """Estimate of a failure's encoded size, in bytes."""
+    size = 0
+    while failure is not None:
+        size += 128 + len(failure.error_message) + len(failure.stack_trace or "")
+        failure = failure.inner_failure
     return size

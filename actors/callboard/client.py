@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, Self, TypeVar, cast, overload
 
 import msgspec
 
@@ -162,7 +162,16 @@ class Client:
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._announced = _Announced()
 
-    async def __aenter__(self) -> Client:
+    @property
+    def hub(self) -> TaskHub:
+        return self._hub
+
+    @property
+    def orchestrations(self) -> list[str]:
+        """The names that the app registers, sorted; none if there is no app."""
+        return sorted(self._registry.orchestrations)
+
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -329,9 +338,7 @@ class Client:
         """`raise_event` with data that is JSON text already."""
         await self._require_running(instance_id)
         message_id, at = self._host.token(), self._host.now()
-        await self._send(
-            RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload)
-        )
+        await self._send(RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload))
 
     async def terminate(self, instance_id: str, reason: str | None = None, *, recursive: bool = True) -> None:
         """Ends an instance, and by default the children that it waits for; returns once the broker keeps the order.
@@ -371,7 +378,9 @@ class Client:
         record = await self._record(instance_id)
         if not await self._hub.store.purge(instance_id):
             status = record.runtime_status
-            raise InstanceNotFinishedError(instance_id, f"{status}, with effects under way" if record.terminal else status)
+            raise InstanceNotFinishedError(
+                instance_id, f"{status}, with effects under way" if record.terminal else status
+            )
 
     # Inside
 
@@ -445,7 +454,7 @@ class Client:
         return self._registry.orchestration(check_name(name, "orchestration"))
 
     async def _record(self, instance_id: str) -> InstanceRecord:
-        record = await self._submit(self._looks, check_instance_id(instance_id))
+        record: InstanceRecord | None = await self._submit(self._looks, check_instance_id(instance_id))
         if record is None:
             raise InstanceNotFoundError(instance_id)
         return record

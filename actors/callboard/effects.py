@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from callboard.batching import Batcher
 from callboard.core import effects as core
+from callboard.core.events import TimerCreated
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, CommitKey, InstanceRecord
 from callboard.core.messages import InstanceMessage, StartExecution
@@ -224,7 +225,7 @@ class Effects:
         self._timers_gone.submit(row, lambda _result, _error: None)
 
 
-def _timer_row(commit: Commit, timer_id: int, due: core.TimerCreated | None = None) -> TimerRow:
+def _timer_row(commit: Commit, timer_id: int, due: TimerCreated | None = None) -> TimerRow:
     return TimerRow(
         instance_id=commit.instance_id,
         execution_id=commit.execution_id,
@@ -232,4 +233,3 @@ def _timer_row(commit: Commit, timer_id: int, due: core.TimerCreated | None = No
         partition=commit.partition,
         fire_at=due.fire_at if due else commit.at,
     )
-

@@ -178,7 +178,9 @@ class TaskFailedError(CallboardError):
     """An activity failed; raised where its task is awaited."""
 
     def __init__(self, name: str, task_id: int, failure: FailureDetails) -> None:
-        super().__init__(f"{self._what} {name!r} (task {task_id}) failed: {failure.error_type}: {failure.error_message}")
+        super().__init__(
+            f"{self._what} {name!r} (task {task_id}) failed: {failure.error_type}: {failure.error_message}"
+        )
         self.name, self.task_id, self.failure = name, task_id, failure
 
     _what = "Activity"

@@ -42,7 +42,7 @@ class SystemHost:
         return secrets.token_hex(16)
 
     def random(self) -> float:
-        return random.random()  # noqa: S311 - spreads load, keeps no secret
+        return random.random()
 
     def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> SystemTask:
         return SystemTask(asyncio.get_running_loop().create_task(work, name=name))
@@ -131,7 +131,11 @@ class SystemThread:
 
 
 def _tell(
-    loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], *, result: Any = None, error: BaseException | None = None
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[T],
+    *,
+    result: Any = None,
+    error: BaseException | None = None,
 ) -> None:
     def settle() -> None:
         if future.done():

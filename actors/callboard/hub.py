@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from callboard.app import check_hub
@@ -54,7 +54,7 @@ class TaskHub:
         await self.broker.aclose()
         await self.store.aclose()
 
-    async def __aenter__(self) -> TaskHub:
+    async def __aenter__(self) -> Self:
         try:
             await self.open()
         except BaseException:

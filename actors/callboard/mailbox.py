@@ -37,7 +37,8 @@ class PackAccount:
             self._delivery.ack()
 
     def abandon(self) -> None:
-        """Leaves the broker message unacked: the broker gives it to the partition's next owner."""
+        """Gives the broker message back: it may have come by another partition's queue, which stays ours."""
+        self._delivery.reject()
 
 
 class Unaccounted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from callboard.core.messages import Ping, WorkersChanged
 from callboard.errors import CallboardError, UnavailableError, UnroutableError
@@ -28,6 +29,12 @@ SECOND_LOOK = 1.0
 DRAIN = 10.0
 
 
+class Lose(Protocol):
+    """Stops acting for partitions; ``orderly``: once what is under way has come to rest, or the deadline has passed."""
+
+    async def __call__(self, partitions: frozenset[int], *, orderly: bool) -> None: ...
+
+
 class Ownership:
     """Holds this worker's fair share of the partitions.
 
@@ -45,7 +52,7 @@ class Ownership:
         worker: WorkerInfo,
         *,
         gain: Callable[[frozenset[int]], Awaitable[None]],
-        lose: Callable[[frozenset[int], bool], Awaitable[None]],
+        lose: Lose,
         seen: Callable[[HubView], None],
         lease: float = LEASE,
         heartbeat: float = HEARTBEAT,
@@ -111,7 +118,7 @@ class Ownership:
         if self.owned and self._host.monotonic() - self._confirmed > self._lease * 2 / 3:
             log.error("The store cannot be reached: this worker stops acting for its partitions")
             lost, self.owned = self.owned, frozenset()
-            await self._lose(lost, False)
+            await self._lose(lost, orderly=False)
 
     async def _balance(self, view: HubView) -> None:
         me = self._worker.worker_id
@@ -119,13 +126,14 @@ class Ownership:
         if stolen := self.owned - held:
             log.info("Lost partitions %s to other workers", sorted(stolen))
             self.owned -= stolen
-            await self._lose(stolen, False)
+            await self._lose(stolen, orderly=False)
         if not self._worker.orchestrations:
             return
         wanted = _share(view, me)
+        mine = held - self.owned  # before anything is given up: the view would show that as ours still
         if len(held) > wanted:
             await self._give_up(frozenset(sorted(held & self.owned)[wanted - len(held) :]))
-        await self._take(view, held - self.owned, wanted)
+        await self._take(view, mine, wanted)
 
     async def _take(self, view: HubView, mine: frozenset[int], wanted: int) -> None:
         gained = set(mine)  # leases under our id that we do not act for yet
@@ -146,7 +154,7 @@ class Ownership:
 
     async def _give_up(self, partitions: frozenset[int]) -> None:
         self.owned -= partitions
-        await self._lose(partitions, True)
+        await self._lose(partitions, orderly=True)
         for partition in sorted(partitions):
             await self._store.release(partition, self._worker.worker_id)
         view = await self._store.view(ttl=self._lease)

@@ -22,8 +22,15 @@ MOST_CALLS = 16
 #: Bytes from which on a pack is closed.
 MOST_BYTES = 524_288
 
+
+class _Split(msgspec.Struct, frozen=True):
+    v: int
+    messages: tuple[msgspec.Raw, ...]
+
+
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Pack)
+_splitter = msgspec.json.Decoder(_Split)
 _HEAD = b'{"v":%d,"messages":[' % WIRE_VERSION
 _HEADERS = {"content-type": "application/json"}
 
@@ -46,6 +53,15 @@ def decode_pack(body: bytes) -> tuple[Message, ...]:
     if pack.v != WIRE_VERSION:
         raise MalformedMessageError(f"wire version {pack.v} is not known here (this worker speaks {WIRE_VERSION})")
     return pack.messages
+
+
+def split_pack(body: bytes) -> list[bytes]:
+    """A pack of each message of a pack, decoded or not; empty if it is no pack of this version at all."""
+    try:
+        pack = _splitter.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    return [_join([bytes(message)]) for message in pack.messages] if pack.v == WIRE_VERSION else []
 
 
 def _join(encoded: Sequence[bytes]) -> bytes:

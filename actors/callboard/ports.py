@@ -435,7 +435,9 @@ class Store(Protocol):
         """The hub, for one who is no worker."""
         ...
 
-    async def acquire(self, partition: int, worker_id: str, *, epoch: int, ttl: float, steal: bool = False) -> Lease | None:
+    async def acquire(
+        self, partition: int, worker_id: str, *, epoch: int, ttl: float, steal: bool = False
+    ) -> Lease | None:
         """Takes a partition whose lease is still at ``epoch`` and free or expired (``steal``: or held); None if it is not so any more."""
         ...
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from callboard.batching import retrying
 from callboard.core.messages import (
@@ -22,15 +24,21 @@ from callboard.core.messages import (
     Wake,
     Watch,
 )
+from callboard.core.instances import MAX_INSTANCE_ID
 from callboard.core.payloads import is_json
 from callboard.errors import MalformedMessageError
 from callboard.mailbox import Letter, PackAccount
-from callboard.packs import decode_pack
+from callboard.packs import decode_pack, split_pack
 from callboard.ports import Delivery, Destination, Host, Quarantined, Store
 from callboard.routes import Sender
 
 log = logging.getLogger("callboard")
 
+M = TypeVar("M")
+
+_ID = re.compile(
+    rf"[^@/\\\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff][^/\\\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff]{{0,{MAX_INSTANCE_ID - 1}}}"
+)
 _TO_INSTANCE = (
     StartExecution,
     TaskResult,
@@ -46,6 +54,35 @@ _TO_INSTANCE = (
 )
 
 
+class Unreadable:
+    """A broker message, or one message of its pack, that cannot be understood."""
+
+    __slots__ = ("body", "headers", "reason")
+
+    def __init__(self, body: bytes, headers: Mapping[str, str], reason: str) -> None:
+        self.body = body
+        self.headers = headers
+        self.reason = reason
+
+
+def unpacked(delivery: Delivery, check: Callable[[Message], M]) -> tuple[list[M], list[Unreadable]]:
+    """Takes a pack apart; what cannot be understood does not harm what lies beside it."""
+    try:
+        return [check(message) for message in decode_pack(delivery.body)], []
+    except MalformedMessageError as error:
+        parts = split_pack(delivery.body)
+        if len(parts) < 2:  # noqa: PLR2004 - nothing lies beside it
+            return [], [Unreadable(delivery.body, delivery.headers, str(error))]
+    good: list[M] = []
+    bad: list[Unreadable] = []
+    for part in parts:
+        try:
+            good.extend(check(message) for message in decode_pack(part))
+        except MalformedMessageError as error:
+            bad.append(Unreadable(part, delivery.headers, str(error)))
+    return good, bad
+
+
 class Quarantine:
     """Keeps broker messages that cannot be understood, for a person, and only then lets the broker forget them."""
 
@@ -53,21 +90,21 @@ class Quarantine:
         self._store = store
         self._host = host
 
-    def keep(self, delivery: Delivery, source: Destination, reason: str) -> None:
-        log.error("A message from %s cannot be understood and goes to quarantine: %s", source, reason)
-        self._host.spawn(self._keep(delivery, source, reason), name="callboard quarantine")
-
-    async def _keep(self, delivery: Delivery, source: Destination, reason: str) -> None:
+    def keep(self, part: Unreadable, source: Destination, kept: Callable[[], None]) -> None:
+        log.error("A message from %s cannot be understood and goes to quarantine: %s", source, part.reason)
         message = Quarantined(
             id=self._host.token(),
             at=self._host.now(),
             source=str(source),
-            reason=reason,
-            body=delivery.body,
-            headers=dict(delivery.headers),
+            reason=part.reason,
+            body=part.body,
+            headers=dict(part.headers),
         )
+        self._host.spawn(self._keep(message, kept), name="callboard quarantine")
+
+    async def _keep(self, message: Quarantined, kept: Callable[[], None]) -> None:
         await retrying(lambda: self._store.quarantine(message), self._host, "quarantine")
-        delivery.ack()
+        kept()
 
 
 class Receiver:
@@ -75,7 +112,7 @@ class Receiver:
 
     Args:
         post: Puts a letter into a mailbox of this worker; False if the partition is not owned here.
-        watch: Takes requests to be told of an instance's end.
+        watch: Takes requests to be told of an instance's end; False if its partition is not owned here.
         expect: Takes the instance and the inbox of one who starts it and waits for its end.
     """
 
@@ -85,7 +122,7 @@ class Receiver:
         sender: Sender,
         *,
         post: Callable[[Letter], bool],
-        watch: Callable[[Watch], None],
+        watch: Callable[[Watch], bool],
         expect: Callable[[str, str], None],
     ) -> None:
         self._quarantine = quarantine
@@ -95,23 +132,28 @@ class Receiver:
         self._expect = expect
 
     def on_delivery(self, delivery: Delivery, source: Destination) -> None:
-        try:
-            messages = [_checked(message) for message in decode_pack(delivery.body)]
-        except MalformedMessageError as error:
-            self._quarantine.keep(delivery, source, str(error))
-            return
-        if not messages:
+        messages, unreadable = unpacked(delivery, _checked)
+        if not messages and not unreadable:
             delivery.ack()
             return
-        account = PackAccount(delivery, len(messages))
+        account = PackAccount(delivery, len(messages) + len(unreadable))
+        for part in unreadable:
+            self._quarantine.keep(part, source, account.settle)
         for message in messages:
-            if isinstance(message, Watch):
-                self._watch(message)
+            if isinstance(message, Watch) and self._watch(message):
                 account.settle()
+            elif isinstance(message, Watch):
+                self._sender.forward(message, _forwarded(account))
             elif not self._post(Letter(message, account)):
                 self._sender.forward(message, _forwarded(account))
             elif isinstance(message, StartExecution) and message.reply_to is not None:
                 self._expect(message.instance_id, message.reply_to)
+
+
+def check_id(instance_id: str) -> None:
+    """Raises MalformedMessageError for an id that no instance can have."""
+    if not _ID.fullmatch(instance_id):
+        raise MalformedMessageError(f"instance id {instance_id[:64]!r} is not allowed")
 
 
 def _forwarded(account: PackAccount) -> Callable[[BaseException | None], None]:
@@ -129,11 +171,11 @@ def _checked(message: Message) -> InstanceMessage:
     """Refuses what is well-formed but cannot be meant: other messages, ids that are not allowed, payloads that are no JSON."""
     if isinstance(message, ActivityCall) or not isinstance(message, _TO_INSTANCE):
         raise MalformedMessageError(f"{type(message).__name__} is no message for an instance")
-    if not message.instance_id or "/" in message.instance_id:
-        raise MalformedMessageError(f"instance id {message.instance_id[:64]!r} is not allowed")
+    check_id(message.instance_id)
     if isinstance(message, (RaiseEvent, TaskResult, ChildResult)):
         payload = message.input if isinstance(message, RaiseEvent) else message.result
         if payload is not None and not is_json(payload):
-            raise MalformedMessageError(f"the payload of {type(message).__name__} for {message.instance_id} is not JSON")
+            raise MalformedMessageError(
+                f"the payload of {type(message).__name__} for {message.instance_id} is not JSON"
+            )
     return message
-

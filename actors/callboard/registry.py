@@ -31,7 +31,9 @@ class Binding:
         self._what = f"The input of {what}"
         parameters = list(inspect.signature(function).parameters.values())
         if len(parameters) < skip:
-            raise RegistrationError(f"{what} takes no parameter, but needs one for its context: def {function.__name__}(context, …).")
+            raise RegistrationError(
+                f"{what} takes no parameter, but needs one for its context: def {function.__name__}(context, …)."
+            )
         hints = _hints(function, what)
         self.result_type = payloads.decodable(hints.get("return", Any))
         self._parameters: dict[str, tuple[Any, bool]] = {}
@@ -157,7 +159,9 @@ class Registry:
         name = self._names.get((kind, typing.cast("Callable[..., Any]", target))) if callable(target) else None
         if name is None:
             label = getattr(target, "__qualname__", repr(target))
-            raise RegistrationError(f"{label} is not registered as {_article(kind)} of this app: decorate it with @app.{kind}.")
+            raise RegistrationError(
+                f"{label} is not registered as {_article(kind)} of this app: decorate it with @app.{kind}."
+            )
         return name
 
     def queues(self) -> tuple[str, ...]:
@@ -169,7 +173,7 @@ def check_name(name: str, kind: str) -> str:
     """Returns the name of a function or queue unchanged when it is allowed.
 
     Raises:
-        RegistrationError: empty, over 100 characters, or holding whitespace, a control character, or one of ``/ \\ # ? @``.
+        RegistrationError: empty, over 100 characters, or holding whitespace, a control character, a slash, ``#``, ``?`` or ``@``.
     """
     if not name or len(name) > MAX_NAME or any(c.isspace() or not c.isprintable() or c in "/\\#?@" for c in name):
         raise RegistrationError(

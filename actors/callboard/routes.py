@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from callboard.core.instances import partition_of
 from callboard.core.messages import ActivityCall, InstanceMessage
+from callboard.errors import ConfigurationError
 from callboard.packs import Packer, Sent
 from callboard.ports import Destination, Lease
 
@@ -19,6 +20,8 @@ class Routes:
     """Which queue stands for which partition."""
 
     def __init__(self, partitions: int) -> None:
+        if partitions < 1:
+            raise ConfigurationError("The hub is not open yet: async with hub, Worker(app, hub), Client(hub, app): …")
         self.partitions = partitions
         self._queues = [Destination.partition(number) for number in range(partitions)]
         self._via = list(self._queues)
@@ -51,13 +54,16 @@ class Sender:
         self._packer = packer
         self._routes = routes
 
+    def partition_of(self, instance_id: str) -> int:
+        return self._routes.partition_of(instance_id)
+
     def tell(self, message: InstanceMessage, sent: Sent) -> None:
         """Sends towards the owner of the message's instance."""
-        self._packer.send(self._routes.via(self._routes.partition_of(message.instance_id)), message, sent)
+        self._packer.send(self._routes.via(self.partition_of(message.instance_id)), message, sent)
 
     def forward(self, message: InstanceMessage, sent: Sent) -> None:
         """Sends into the partition's own queue: for letters that came to the wrong worker, so that they cannot circle."""
-        self._packer.send(self._routes.own_queue(self._routes.partition_of(message.instance_id)), message, sent)
+        self._packer.send(self._routes.own_queue(self.partition_of(message.instance_id)), message, sent)
 
     def call(self, call: ActivityCall, sent: Sent) -> None:
         """Sends a call to its activity queue."""

@@ -116,4 +116,3 @@ class Sweeper:
         """A new owner may run other code than the last one: parked instances try again."""
         for instance_id in await self._store.parked(sorted(partitions), PAGE):
             self._post(Letter(Wake(instance_id=instance_id)))
-

@@ -78,7 +78,12 @@ class Timers:
     def schedule(self, row: TimerRow) -> None:
         """Takes a timer that was just set; one beyond the horizon is left to its row."""
         key = _key(row)
-        if row.partition in self._owned and row.fire_at <= self._horizon and key not in self._rows and key not in self._fired:
+        if (
+            row.partition in self._owned
+            and row.fire_at <= self._horizon
+            and key not in self._rows
+            and key not in self._fired
+        ):
             self._rows[key] = row
             heapq.heappush(self._heap, (row.fire_at, key))
             if self._heap[0][1] == key:

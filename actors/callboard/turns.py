@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from callboard.batching import Batcher, retrying
-from callboard.bodies import estimated_size, load_instances, stored
+from callboard.bodies import estimated_size, failure_size, load_instances, stored
 from callboard.core.execution import Orchestration
 from callboard.core.instances import Commit, InstanceRecord
 from callboard.core.messages import InstanceMessage, Resume, StartExecution, Terminate, Wake
@@ -70,16 +70,15 @@ class TurnLoop:
         self._memory = memory
         self._thread = thread or TurnThread(host, registry)
         self._actors: dict[str, Actor] = {}
-        self._ready: dict[str, Actor] = {}
+        self._ready: OrderedDict[str, Actor] = OrderedDict()
         self._loaded: list[tuple[Actor, LoadedInstance]] = []
         self._idle: OrderedDict[str, Actor] = OrderedDict()
         self._idle_size = 0
         self._stuck: dict[str, str] = {}
+        self._just_hung: set[str] = set()
         self._wake = asyncio.Event()
         self._owned: frozenset[int] = frozenset()
-        self._commits: Batcher[Commit, AppendOutcome] = Batcher(
-            self._append, host, name="commit", most=500
-        )
+        self._commits: Batcher[Commit, AppendOutcome] = Batcher(self._append, host, name="commit", most=500)
         self._loads: Batcher[str, LoadedInstance | None] = Batcher(
             self._load, host, name="load", most=MOST_LOADS, parallel=2
         )
@@ -150,6 +149,9 @@ class TurnLoop:
         await self._loads.aclose()
         await self._starts.aclose()
         for actor in list(self._actors.values()):
+            actor.busy = (
+                False  # nothing is under way any more; the thread closes activations after the turn that it is in
+            )
             self._drop(actor)
         await self._thread.run((), self._host.now())
         self._thread.close()
@@ -160,7 +162,7 @@ class TurnLoop:
         for actor, instance in loaded:
             jobs.append(self._job(actor, instance))
         while self._ready and len(jobs) < MOST_TURNS:
-            actor = self._ready.pop(next(iter(self._ready)))  # first come, first served
+            _, actor = self._ready.popitem(last=False)  # first come, first served
             actor.busy = True
             if actor.activation is None:
                 only_starts = not actor.lost and all(isinstance(x.message, StartExecution) for x in actor.letters)
@@ -173,13 +175,15 @@ class TurnLoop:
     def _job(self, actor: Actor, loaded: LoadedInstance | None) -> tuple[Actor, list[Letter], TurnJob]:
         letters = _take(actor)
         if not letters:  # dropped meanwhile
-            actor.busy = False
+            self._free(actor)
         orchestration = self._code_for(loaded.record, letters) if loaded else None
         messages = [letter.message for letter in letters]
         return actor, letters, TurnJob(actor.instance_id, messages, actor.activation, loaded, orchestration)
 
     def _code_for(self, record: InstanceRecord, letters: Sequence[Letter]) -> Orchestration | None:
-        if any(isinstance(letter.message, (Resume, Wake)) for letter in letters):
+        if record.instance_id in self._just_hung:  # it parks first, even if what it hung in was an attempt to resume it
+            self._just_hung.discard(record.instance_id)
+        elif any(isinstance(letter.message, (Resume, Wake)) for letter in letters):
             self._stuck.pop(record.instance_id, None)
         if (place := self._stuck.get(record.instance_id)) is not None:
             return StuckOrchestration(place)
@@ -188,8 +192,10 @@ class TurnLoop:
     async def _run_turns(self, jobs: Sequence[tuple[Actor, list[Letter], TurnJob]]) -> None:
         hung = await self._thread.run([job for _, _, job in jobs], self._host.now())
         for position, (actor, letters, job) in enumerate(jobs):
-            if hung is not None and position >= hung.position:
-                self._on_hung(actor, letters, hung if position == hung.position else None)
+            if hung is not None and position == hung.position:
+                self._on_hung(actor, letters, hung)
+            elif hung is not None and position > hung.position:
+                self._again(actor, letters)
             elif job.turn is None:
                 self._on_turn_failed(actor, letters, job)
             else:
@@ -221,9 +227,10 @@ class TurnLoop:
                 self.statistics.lost_races += 1
                 actor.lost = True
                 log.info("Lost the race for commit %d of %s; judging again", commit.n, commit.instance_id)
+                self._again(actor, letters)
             else:
                 log.error("Commit %d of %s was refused: %s", commit.n, commit.instance_id, error)
-            self._again(actor, letters)
+                self._host.spawn(self._later(actor, letters), name="callboard retry")
 
         return done
 
@@ -261,10 +268,10 @@ class TurnLoop:
         else:
             self._rest(actor)
 
-    def _on_hung(self, actor: Actor, letters: list[Letter], hung: Hung | None) -> None:
-        actor.activation = None  # never closed: a thread still runs in it
-        if hung is not None:
-            self._stuck[actor.instance_id] = hung.place
+    def _on_hung(self, actor: Actor, letters: list[Letter], hung: Hung) -> None:
+        actor.activation = None  # the thread that is still in it closes it, if it ever comes back
+        self._stuck[actor.instance_id] = hung.place
+        self._just_hung.add(actor.instance_id)
         self._again(actor, letters)
 
     def _on_turn_failed(self, actor: Actor, letters: list[Letter], job: TurnJob) -> None:
@@ -316,7 +323,9 @@ class TurnLoop:
         for letter in letters:
             if isinstance(letter.message, Terminate) and letter.message.execution_id is not None:
                 await self._record_terminated(letter.message, letter.message.execution_id, actor.partition)
-                self._settle(actor, letters)
+                self._again(
+                    actor, letters
+                )  # the start may have come first after all: then it is terminated like any other
                 return
         await self._confirm_drop(actor, letters)
 
@@ -350,6 +359,8 @@ class TurnLoop:
         activation = actor.activation
         if activation is None:
             return
+        if commit.terminal:
+            self._stuck.pop(actor.instance_id, None)
         if commit.terminal or not activation.hot:
             self._evict(actor)
         else:
@@ -409,5 +420,4 @@ def _take(actor: Actor) -> list[Letter]:
 def message_size(message: InstanceMessage) -> int:
     """Estimate of what a message adds to a commit, in bytes."""
     payload = getattr(message, "result", None) or getattr(message, "input", None) or getattr(message, "reason", None)
-    return 256 + len(payload or "")
-
+    return 256 + len(payload or "") + failure_size(getattr(message, "failure", None))

@@ -127,7 +127,7 @@ class TurnThread:
 
     def _turn(self, job: TurnJob, now: datetime) -> Turn:
         if job.activation is None:
-            assert job.loaded is not None  # noqa: S101 - the turn loop loads before it asks for a turn
+            assert job.loaded is not None
             job.activation = Activation(job.loaded.record, job.loaded.commits, job.orchestration, self._targets)
         return job.activation.turn(job.messages, now=now, token=self._host.token())
 

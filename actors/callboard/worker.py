@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -14,7 +14,7 @@ from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
 from callboard.app import App
 from callboard.core.effects import projection
 from callboard.core.instances import Commit
-from callboard.core.messages import WorkersChanged
+from callboard.core.messages import Watch, WorkersChanged
 from callboard.effects import Effects
 from callboard.errors import ConfigurationError, MalformedMessageError
 from callboard.host import SystemHost
@@ -116,9 +116,7 @@ class Worker:
         self.effects = Effects(
             hub.store, host, self.packer, self.routes, self.timers, post=self._post, ended=self.watchers.ended
         )
-        self.receiver = Receiver(
-            quarantine, sender, post=self._post, watch=self.watchers.watch, expect=self.watchers.expect
-        )
+        self.receiver = Receiver(quarantine, sender, post=self._post, watch=self._watch, expect=self.watchers.expect)
         self.sweeper = Sweeper(
             hub.store, host, self.packer, self.effects, post=self._post, is_active=self.turns.is_active
         )
@@ -128,7 +126,6 @@ class Worker:
             host,
             self._app.registry,
             sender,
-            self.routes,
             quarantine,
             self.worker_id,
             post=self._post,
@@ -220,7 +217,7 @@ class Worker:
         await self.start()
         await self._stopped.wait()
 
-    async def __aenter__(self) -> Worker:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -234,6 +231,12 @@ class Worker:
         if partition not in self._owned:
             return False
         self.turns.post(letter, partition)
+        return True
+
+    def _watch(self, request: Watch) -> bool:
+        if self.routes.partition_of(request.instance_id) not in self._owned:
+            return False
+        self.watchers.watch(request)
         return True
 
     def _on_committed(self, commit: Commit) -> None:
@@ -266,7 +269,7 @@ class Worker:
             )
         log.info("Acts for %d partitions now", len(self._owned))
 
-    async def _lose(self, partitions: frozenset[int], orderly: bool) -> None:
+    async def _lose(self, partitions: frozenset[int], *, orderly: bool) -> None:
         """Stops taking letters for partitions, lets what is in hand come to rest if there is time, and forgets them."""
         for subscription in [self._subscriptions.pop(number) for number in partitions if number in self._subscriptions]:
             await subscription.aclose()

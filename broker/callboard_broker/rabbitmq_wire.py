@@ -86,6 +86,9 @@ class _Connection(aio_pika.Connection):
         self.socket = _Transport()
         self.kwargs["transport_factory"] = self.socket
 
+    def __del__(self) -> None:
+        """Does nothing: whoever connects also closes. The driver's own makes a task, in whatever thread collects the garbage."""
+
 
 _OURS: ContextVar[bool] = ContextVar("callboard_broker_connection", default=False)
 

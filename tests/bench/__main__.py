@@ -49,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
         default=default.settle_seconds,
         help="of calm before that (default: %(default)s)",
     )
+    add(
+        "--aftermath-seconds",
+        type=float,
+        default=default.aftermath_seconds,
+        help="after the last result, before CPU is read",
+    )
     add("--timeout", type=float, default=default.timeout, help="seconds for one measurement (default: %(default)s)")
     add("--profile", type=Path, metavar="DIR", help="profile the workers into this directory")
     add("--profiler", choices=("py-spy", "cprofile"), help="default: py-spy if it is on PATH, else cprofile")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from callboard import App, OrchestrationContext
 from examples import hello_sequence
+
+from callboard import App, OrchestrationContext
 
 
 def make_app(hub: str) -> App:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -14,13 +15,14 @@ from pathlib import Path
 
 from tests.servers.process import Process
 
-from .measuring import Measured, Order, Spread, cpu_seconds
+from .measuring import Measured, Order, cpu_seconds
 from .processes import BenchError, Cast, server_processes
 from .report import Options, Part, Report
 
 PARTS = ("latency", "floor", "hello", "fan-out", "chain", "idle", "embedded")
 #: Repetitions where one measurement is short.
 REPEAT = 3
+FLOOR_REPEAT = 2
 
 
 def say(words: str) -> None:
@@ -106,6 +108,7 @@ class Bench:
             in_flight=in_flight,
             repeat=repeat,
             timeout=self._options.timeout,
+            aftermath=self._options.aftermath_seconds,
             hub=self._hub,
             broker=os.environ["AMQP_URL"],
             store=os.environ["MONGODB_URL"],
@@ -124,25 +127,33 @@ class Bench:
         self._keep("latency", self._measure("latency", self._options.latency_count, warmup=warmup))
 
     def _rounds(self) -> None:
-        """Measure the floor and hello_sequence in turns, so that both meet the same machine."""
-        found: dict[str, list[Measured]] = {part: [] for part in ("floor", "hello") if part in self._options.only}
-        measures = {"floor": self._floor, "hello": self._hello}
+        """Measure the floor and hello_sequence in turns, so that both meet the same machine: F H F H F."""
+        floors: list[list[Measured]] = []
+        hellos: list[Measured] = []
         for number in range(self._options.rounds):
-            for part, rounds in found.items():
-                say(f"round {number + 1} of {self._options.rounds}: {part}, {self._options.count} orchestrations")
-                rounds += measures[part]()
-                self._keep(part, rounds)
-        if len(found) > 1:
-            pairs = zip(found["hello"], found["floor"], strict=True)
-            self._report.ratio_percent = Spread.of(100 * hello.rate / floor.rate for hello, floor in pairs)
+            if "floor" in self._options.only and not floors:
+                floors.append(self._floor())
+            if "hello" in self._options.only:
+                say(f"round {number + 1} of {self._options.rounds}: hello_sequence, {self._options.count} times")
+                hellos += self._hello()
+                self._keep("hello", hellos)
+            if "floor" in self._options.only:
+                floors.append(self._floor())
+                self._keep("floor", [one for floor in floors for one in floor])
+        if hellos and floors:
+            neighbours = [before + after for before, after in itertools.pairwise(floors)]
+            self._report.compare(hellos, neighbours)
 
     def _floor(self) -> list[Measured]:
+        say(f"the floor, {self._options.count} orchestrations, {FLOOR_REPEAT} times")
         pids = [self._cast.serve(f"floor-{role}", "floor", role) for role in ("owner", "activities")]
         order = Order(
             part="floor",
             count=self._options.count,
             warmup=self._options.warmup,
+            repeat=FLOOR_REPEAT,
             timeout=self._options.timeout,
+            aftermath=self._options.aftermath_seconds,
             processes={"workers": pids, **server_processes()},
         )
         try:
@@ -197,6 +208,7 @@ class Bench:
             warmup=self._options.warmup,
             in_flight=self._options.in_flight,
             timeout=self._options.timeout,
+            aftermath=self._options.aftermath_seconds,
             hub=self._hub,
             broker=url,
             store=url,

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import msgspec
 import uvloop
+from examples.hello_sequence import hello_sequence
 
 from callboard import Client, TaskHub, Worker
 from callboard.ownership import LEASE
 
-from .app import chain, fan_out, hello_sequence, make_app
+from .app import chain, fan_out, make_app
 from .measuring import Measured, Meter, Order, Steps
 
 CITIES = ["Tokyo", "Seattle", "London"]

@@ -14,8 +14,6 @@ from pathlib import Path
 import msgspec
 
 TICKS = os.sysconf("SC_CLK_TCK")
-#: After the last result, what it caused (acks, marks) is let come to an end before CPU is read, in seconds.
-AFTERMATH = 0.3
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +25,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 1
     repeat: int = 1
     timeout: float = 120.0
+    aftermath: float = 0.3
+    """How long what the last result caused (acks, marks) may take to end before CPU is read, in seconds."""
     hub: str = ""
     broker: str = ""
     store: str = ""
@@ -79,6 +79,10 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: Quantiles | None = None
     steps: Steps | None = None
 
+    @property
+    def all_cpu_ms(self) -> float:
+        return sum(self.cpu_ms.values())
+
 
 class Spread(msgspec.Struct, frozen=True):
     """Of several measurements."""
@@ -97,6 +101,7 @@ class Meter:
     """Measures from its making to `stop`."""
 
     def __init__(self, order: Order) -> None:
+        self._aftermath = order.aftermath
         self._processes = {order.own: [os.getpid()], **order.processes}
         self._cpu, self._busy = cpu_seconds(self._processes), busy_seconds()
         self._started = time.perf_counter()
@@ -105,7 +110,7 @@ class Meter:
         self, count: int, *, latencies: Sequence[float] | None = None, steps: Steps | None = None
     ) -> Measured:
         elapsed = time.perf_counter() - self._started
-        await asyncio.sleep(AFTERMATH)
+        await asyncio.sleep(self._aftermath)
         cpu = {name: used - self._cpu[name] for name, used in cpu_seconds(self._processes).items() if name in self._cpu}
         foreign = busy_seconds() - self._busy - sum(cpu.values())
         return Measured(
@@ -113,7 +118,7 @@ class Meter:
             seconds=elapsed,
             rate=count / elapsed,
             cpu_ms={name: used / count * 1000 for name, used in cpu.items()},
-            others=max(0.0, foreign / (elapsed + AFTERMATH)),
+            others=max(0.0, foreign / (elapsed + self._aftermath)),
             latency_ms=Quantiles.of(latencies) if latencies else None,
             steps=steps,
         )

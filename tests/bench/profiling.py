@@ -27,7 +27,7 @@ def profiled(path: Path) -> Generator[None]:
         yield
     finally:
         profiles[0].disable()
-        threading.Thread.run = run  # type: ignore[method-assign, assignment]
+        threading.Thread.run = run  # type: ignore[method-assign]
         stats = pstats.Stats(profiles[0])
         for profile in profiles[1:]:
             stats.add(profile)

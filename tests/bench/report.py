@@ -9,12 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from .measuring import Measured, Quantiles, Spread
 
-WIDTH = 140
+#: The part that runs in one process, on SQLite.
+ALONE = "embedded"
+WIDTH = 130
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     embedded_count: int = 1000
     idle_seconds: float = 10.0
     settle_seconds: float = 5.0
+    aftermath_seconds: float = 0.3
     timeout: float = 180.0
     profiler: str | None = None
 
@@ -81,10 +85,22 @@ class Report(msgspec.Struct, kw_only=True):
     options: Options
     parts: dict[str, Part] = {}
     ratio_percent: Spread | None = None
-    """hello's rate as a share of the floor's, round by round."""
+    """hello's rate as a share of the floor's just before and after."""
+    cpu_ratio: Spread | None = None
+    """How many times the floor's CPU hello uses, all processes together; hardly depends on what else the machine does."""
     idle_percent: dict[str, float] | None = None
     """CPU of idle processes, in percent of a core."""
     failures: dict[str, str] = {}
+
+    def compare(self, hellos: Sequence[Measured], floors: Sequence[Sequence[Measured]]) -> None:
+        """Compare each measurement of hello_sequence with those of the floor around it."""
+        pairs = list(zip(hellos, floors, strict=True))
+        self.ratio_percent = Spread.of(
+            100 * hello.rate / statistics.median(one.rate for one in floor) for hello, floor in pairs
+        )
+        self.cpu_ratio = Spread.of(
+            hello.all_cpu_ms / statistics.median(one.all_cpu_ms for one in floor) for hello, floor in pairs
+        )
 
 
 def write(report: Report, path: Path) -> None:
@@ -110,22 +126,33 @@ def show(report: Report, console: Console | None = None) -> None:
 
 
 def _table(report: Report) -> Table:
-    users = list(dict.fromkeys(user for part in report.parts.values() for user in part.cpu_ms))
+    users = list(dict.fromkeys(user for name, part in report.parts.items() if name != ALONE for user in part.cpu_ms))
+    columns = users or [ALONE]
     table = Table(
-        caption="CPU: milliseconds per orchestration, activity or step. others: cores that everybody else used meanwhile."
+        box=box.SIMPLE_HEAD,
+        caption="CPU: milliseconds per orchestration, activity or step. Others: cores that everybody else used meanwhile.",
     )
     table.add_column("what", no_wrap=True)
-    for heading in ("count", "per second", "p50 ms", "p95 ms", "p99 ms", *(f"{user} CPU" for user in users), "others"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in (
+        "count",
+        "per second",
+        "p50\nms",
+        "p95\nms",
+        "p99\nms",
+        *(f"{user}\nCPU" for user in columns),
+        "others",
+    ):
+        table.add_column(heading, justify="right")
     for name, part in report.parts.items():
-        latency = part.latency_ms
-        quantiles = (latency.p50, latency.p95, latency.p99) if latency else ()
+        latency = msgspec.structs.astuple(part.latency_ms) if part.latency_ms else ()
+        cpu = part.cpu_ms if name != ALONE else {("workers" if users else ALONE): part.cpu_ms[ALONE]}
         table.add_row(
             _title(name, report.options),
             str(part.rounds[0].count),
             _spread(part.rate, 0),
-            *((f"{quantile:.1f}" for quantile in quantiles) if latency else ("", "", "")),
-            *(f"{part.cpu_ms[user].median:.2f}" if user in part.cpu_ms else "" for user in users),
+            *(f"{quantile:.1f}" for quantile in latency),
+            *([""] * (3 - len(latency))),
+            *(f"{cpu[user].median:.2f}" if user in cpu else "" for user in columns),
             f"{statistics.median(one.others for one in part.rounds):.2f}",
         )
     return table
@@ -135,7 +162,7 @@ def _title(part: str, options: Options) -> str:
     titles = {
         "latency": "hello, one at a time",
         "hello": f"hello, {options.in_flight} in flight",
-        "embedded": f"hello, {options.in_flight} in flight, SQLite",
+        ALONE: "hello, SQLite, one process",
         "floor": "the floor, all in flight",
         "fan-out": "fan-out, activities",
         "chain": "sequence, steps",
@@ -146,6 +173,8 @@ def _title(part: str, options: Options) -> str:
 def _lines(report: Report) -> Iterator[str]:
     if report.ratio_percent:
         yield f"hello_sequence reaches {_spread(report.ratio_percent, 1)} % of the floor."
+    if report.cpu_ratio:
+        yield f"It uses {_spread(report.cpu_ratio, 2)} times the CPU of the floor, all processes together."
     if part := report.parts.get("fan-out"):
         yield f"A fan-out of {part.rounds[0].count} activities takes {_spread(part.seconds, 2)} s."
     for one in report.parts["chain"].rounds if "chain" in report.parts else ():

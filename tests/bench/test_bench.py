@@ -26,7 +26,7 @@ TINY = [
     "--chain=5",
     "--embedded-count=5",
 ]
-HASTE = ["--rounds=1", "--idle-seconds=0.2", "--settle-seconds=0.1", "--timeout=60"]
+HASTE = ["--rounds=1", "--idle-seconds=0.2", "--settle-seconds=0.1", "--aftermath-seconds=0.01", "--timeout=60"]
 
 
 @pytest.fixture
@@ -49,12 +49,13 @@ def test_everything_is_measured(servers: dict[str, str], tmp_path: Path) -> None
     assert found["failures"] == {}
     assert set(found["parts"]) == {"latency", "floor", "hello", "fan-out", "chain", "embedded"}
     for name, part in found["parts"].items():
-        assert [one["count"] for one in part["rounds"]] == [5] * (3 if name == "fan-out" else 1)
+        assert [one["count"] for one in part["rounds"]] == [5] * {"fan-out": 3, "floor": 4}.get(name, 1)
         assert 0 < part["rate"]["min"] <= part["rate"]["median"] <= part["rate"]["max"]
         assert set(part["cpu_ms"]) == ({"embedded"} if name == "embedded" else {"client", "workers", "mongod"})
         assert bool(part["latency_ms"]) == (name in {"latency", "hello", "embedded"})
     assert set(found["parts"]["chain"]["rounds"][0]["steps"]) == {"first_ms", "last_ms", "ratio"}
     assert found["ratio_percent"]["median"] > 0
+    assert found["cpu_ratio"]["median"] >= 0
     assert set(found["idle_percent"]) == {"workers", "mongod"}
     assert "% of the floor" in done.stdout
     assert (tmp_path / "worker-0.pstats").exists()

@@ -61,7 +61,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 async def read(store: Store, partitions: int) -> Snapshot:
     """Reads everything, through the store's port."""
-    numbers = range(partitions)
+    numbers = list(range(partitions))
     records: dict[str, InstanceRecord] = {}
     continuation: str | None = None
     while True:

@@ -37,6 +37,7 @@ class Fleet:
         self.kills = 0
         self.freezes = 0
         self.workers: list[Process] = []
+        self.frozen: list[Process] = []
         self._folder = Path(orders.folder)
         self._environment = {
             **os.environ,
@@ -53,9 +54,9 @@ class Fleet:
             self.workers.append(Process(command, environment=self._environment, log=log))
         return self.workers[-1]
 
-    def any(self) -> Process:
-        """One that runs, at random."""
-        return self.dice.choice([worker for worker in self.workers if worker.running])
+    def awake(self) -> Process:
+        """One that runs and is not frozen, at random."""
+        return self.dice.choice([worker for worker in self.workers if worker.running and worker not in self.frozen])
 
     def kill(self, worker: Process) -> None:
         """Kill -9."""
@@ -67,10 +68,12 @@ class Fleet:
     def freeze(self, worker: Process) -> None:
         """Stops it in the middle of whatever it does, without its knowing."""
         worker.signal(signal.SIGSTOP)
+        self.frozen.append(worker)
         self.freezes += 1
 
     def thaw(self, worker: Process) -> None:
         worker.signal(signal.SIGCONT)
+        self.frozen.remove(worker)
 
     def stop(self, worker: Process) -> float:
         """Asks it to leave in order; returns how long that took, in seconds.
@@ -110,7 +113,7 @@ class Fleet:
         found: list[str] = []
         for log in sorted(self._folder.glob("worker-*.log")):
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith("Traceback") or "Task exception was never retrieved" in line or " failed" in line:
+                if line.startswith("Traceback") or "was never" in line:
                     found.append(f"{log.name}: {line}")
         return found
 

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from tests.chaos.programs import NAP, Errand, Ledger, errand_result, make_app, t
 from tests.chaos.waiting import describe
 from tests.chaos.worker_process import Orders
 
+#: When what is still going on is worth a look, in seconds.
+SLOW = 12.0
 UNFINISHED = InstanceFilter(statuses=("Pending", "Running", "Suspended"))
 
 
@@ -39,11 +41,12 @@ class Scene:
 
     # Things to do
 
-    async def errands(self, count: int, *, seconds: float, nap: float = NAP) -> None:
+    async def errands(self, numbers: Iterable[int], *, seconds: float = 0, nap: float = NAP) -> None:
         """Starts errands, evenly over some time, and raises each one's event a moment later."""
+        chosen = list(numbers)
         async with asyncio.TaskGroup() as group:
-            for number in range(count):
-                group.create_task(self._errand(number, seconds * number / count, nap))
+            for place, number in enumerate(chosen):
+                group.create_task(self._errand(number, seconds * place / len(chosen), nap))
 
     async def _errand(self, number: int, delay: float, nap: float) -> None:
         later = self.dice.uniform(0, 2.5)
@@ -82,17 +85,21 @@ class Scene:
         Raises:
             AssertionError: something is still going on after ``timeout`` seconds; says what it waits for.
         """
-        since = time.monotonic()
+        since, told = time.monotonic(), False
         while (what := await self._going_on()) is not None:
-            if time.monotonic() - since > timeout:
+            waited = time.monotonic() - since
+            if waited > timeout:
                 raise AssertionError(f"{what} after {timeout:g} s\n{await self.describe()}")
+            if waited > SLOW and not told:
+                told = True
+                print(f"\nchaos: {what} after {SLOW:g} s\n{await self.describe()}")
             await asyncio.sleep(0.1)
         return time.monotonic() - since
 
     async def _going_on(self) -> str | None:
         if (await self.hub.store.query(UNFINISHED, limit=1)).records:
             return "instances are not over"
-        numbers = range(self.hub.partitions)
+        numbers = list(range(self.hub.partitions))
         if await self.hub.store.unsent(numbers, before=checker.FOREVER, limit=1):
             return "commits are not sent"
         if await self.hub.store.due_timers(numbers, until=checker.FOREVER, limit=1):

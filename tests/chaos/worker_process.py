@@ -21,7 +21,7 @@ from callboard.worker import Worker, WorkerOptions
 from tests.chaos.programs import Ledger, make_app
 
 #: How often the counts are written, in seconds.
-TELL = 0.25
+TELL = 0.1
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):

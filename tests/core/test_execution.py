@@ -667,6 +667,22 @@ def test_continue_as_new_begins_again_with_a_new_execution_and_an_empty_history(
     assert instance.output == "lift-off"
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_custom_status_is_kept_over_continue_as_new(cut: bool) -> None:
+    async def reports_once(context: OrchestrationContext, again: bool | None) -> None:
+        if again is None:
+            context.set_custom_status("from before")
+        await context.wait_for_external_event("n")
+        context.continue_as_new(True)
+
+    instance = started(reports_once)
+    for message in (instance.event("n"), None, instance.event("x"), instance.event("y")):
+        if cut:
+            instance.forget()
+        instance.commit(message or instance.go_on())
+        assert instance.custom_status == "from before"
+
+
 def test_an_error_after_continue_as_new_fails_the_instance() -> None:
     async def raises(context: OrchestrationContext) -> None:
         context.continue_as_new(1)

@@ -24,7 +24,7 @@ def main() -> None:
     except CallboardError as error:
         say_problem(str(error))
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - the last place where it can be said in words
+    except Exception as error:  # the last place where it can be said in words
         log.debug("Unexpected", exc_info=error)
         say_problem(
             f"This is a bug in Callboard: {type(error).__name__}: {error}. Run the command again with --log-level debug to see where, "

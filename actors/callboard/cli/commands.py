@@ -82,14 +82,20 @@ def worker(
     only: Annotated[Only | None, typer.Option(help="Run only these.", show_default="both")] = None,
     queue: Annotated[
         list[str] | None,
-        typer.Option(help="An activity queue to serve; may be repeated.", show_default="those the App's activities name"),
+        typer.Option(
+            help="An activity queue to serve; may be repeated.", show_default="those the App's activities name"
+        ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="How many activities run at a time in a process.")] = CONCURRENCY,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="How many activities run at a time in a process.")
+    ] = CONCURRENCY,
     partitions: Annotated[
         int | None,
         typer.Option(min=1, max=1024, help="Into how many partitions a new hub is divided.", show_default="32"),
     ] = None,
-    drain: Annotated[float, typer.Option(min=0, help="Seconds to finish what is in hand when stopping.")] = DRAIN_DEADLINE,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds to finish what is in hand when stopping.")
+    ] = DRAIN_DEADLINE,
     log_level: Level = "info",
 ) -> None:
     """Run orchestrations and activities. Start as many as you like, on as many machines: they share the work."""
@@ -107,7 +113,10 @@ def worker(
         return
     run(check_servers(task_hub))  # what is wrong is said once, here, and not by each process
     supervisor = Supervisor(
-        sys.argv[1:], count=processes, drain=drain, on_ready=lambda: say(f"{processes} workers are ready. Ctrl-C stops them.")
+        sys.argv[1:],
+        count=processes,
+        drain=drain,
+        on_ready=lambda: say(f"{processes} workers are ready. Ctrl-C stops them."),
     )
     asyncio.run(until_stopped(supervisor.run))
 

@@ -22,7 +22,9 @@ def load_app(target: str) -> App:
         dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
         raise CommandError(f"{target!r} is a path. Name the module instead: {dotted}:{attribute or 'app'}")
     if not module_name or not attribute:
-        raise CommandError(f"{target!r} does not name an App. Write MODULE:ATTRIBUTE, for example examples.hello_sequence:app")
+        raise CommandError(
+            f"{target!r} does not name an App. Write MODULE:ATTRIBUTE, for example examples.hello_sequence:app"
+        )
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     found: object = _import(module_name)
@@ -31,10 +33,12 @@ def load_app(target: str) -> App:
             found = getattr(found, part)
         except AttributeError:
             raise CommandError(
-                f"Module {module_name!r} has no {attribute!r}. Make one there: {attribute} = App(\"my-hub\")"
+                f'Module {module_name!r} has no {attribute!r}. Make one there: {attribute} = App("my-hub")'
             ) from None
     if not isinstance(found, App):
-        raise CommandError(f"{target} is {_described(found)}, not a callboard.App. Make one: {attribute} = App(\"my-hub\")")
+        raise CommandError(
+            f'{target} is {_described(found)}, not a callboard.App. Make one: {attribute} = App("my-hub")'
+        )
     return found
 
 

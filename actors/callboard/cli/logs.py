@@ -23,9 +23,7 @@ def set_up_logs(level: LogLevel, *, process: bool = False) -> None:
     """Sends log lines to stderr. ``process``: each says which process it is from."""
     origin = " %(process)d" if process else ""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _Masking(f"%(asctime)s{origin} %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    )
+    handler.setFormatter(_Masking(f"%(asctime)s{origin} %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level != "debug":
         for name in _TALKATIVE:

@@ -10,11 +10,14 @@ import typer
 from callboard.cli.logs import LogLevel
 
 AppTarget: TypeAlias = Annotated[
-    str, typer.Argument(metavar="MODULE:APP", help="Your App, for example examples.hello_sequence:app.", show_default=False)
+    str,
+    typer.Argument(metavar="MODULE:APP", help="Your App, for example examples.hello_sequence:app.", show_default=False),
 ]
 HubName: TypeAlias = Annotated[
     str | None,
-    typer.Option("--hub", envvar="CALLBOARD_HUB", help="The task hub, instead of the one that the App names.", show_default=False),
+    typer.Option(
+        "--hub", envvar="CALLBOARD_HUB", help="The task hub, instead of the one that the App names.", show_default=False
+    ),
 ]
 BrokerUrl: TypeAlias = Annotated[
     str,
@@ -42,7 +45,8 @@ AllowRemote: TypeAlias = Annotated[
     bool, typer.Option("--allow-remote", help="Listen on addresses that others can reach, without authentication.")
 ]
 DataFolder: TypeAlias = Annotated[
-    Path, typer.Option("--data", metavar="DIR", file_okay=False, help="The folder that keeps the data of `callboard dev`.")
+    Path,
+    typer.Option("--data", metavar="DIR", file_okay=False, help="The folder that keeps the data of `callboard dev`."),
 ]
 Level: TypeAlias = Annotated[LogLevel, typer.Option("--log-level", help="Which log lines to print, on stderr.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs, not a table for people.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from callboard.app import App
@@ -26,7 +27,7 @@ DEV_DRAIN = 5.0
 
 async def run_dev(app: App, hub: TaskHub, listener: Listener, folder: DataFolder, stopping: Stopping) -> None:
     """Worker and HTTP API in this process."""
-    async with hub, stopping_in_order(Worker(app, hub, WorkerOptions(drain=DEV_DRAIN))), Client(hub, app) as client:
+    async with hub, running(app, hub, WorkerOptions(drain=DEV_DRAIN)), Client(hub, app) as client:
         api = create_http_app(client, allowed_hosts=listener.allowed_hosts)
         async with serving(api, listener, access_log=True):
             stopping.ready()
@@ -41,8 +42,7 @@ async def run_worker(
     """A worker, alone or one of a supervisor's."""
     if lifeline is not None:
         lifeline.hold()
-    worker = Worker(app, hub, options)
-    async with hub, stopping_in_order(worker):
+    async with hub, running(app, hub, options) as worker:
         stopping.ready()
         say(f"Worker {worker.worker_id} is ready: hub {hub.name!r}, {_what_runs(worker)}.")
         if lifeline is not None:
@@ -68,11 +68,12 @@ async def check_servers(hub: TaskHub) -> None:
 
 
 @contextlib.asynccontextmanager
-async def stopping_in_order(worker: Worker):
+async def running(app: App, hub: TaskHub, options: WorkerOptions) -> AsyncGenerator[Worker]:
     """A running worker. At its end a server that is away does not matter: leases lapse, what is under way comes again."""
+    worker = Worker(app, hub, options)
     await worker.start()
     try:
-        yield
+        yield worker
     finally:
         try:
             await worker.stop()

@@ -103,9 +103,7 @@ async def serving(api: FastAPI, listener: Listener, *, access_log: bool) -> Asyn
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener.socket]), name="callboard http")
     try:
-        while not server.started and not task.done():
-            await asyncio.sleep(0.005)
-        yield
+        yield  # the socket listens already: who comes before the server has begun waits in the queue
     finally:
         server.should_exit = True
         await task

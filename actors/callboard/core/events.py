@@ -43,7 +43,9 @@ class ParentInstance(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
     task_scheduled_id: int
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="eventType", tag=True):
+class _Event(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="eventType", tag=True
+):
     timestamp: datetime
 
 
@@ -194,9 +196,13 @@ InputEvent: TypeAlias = (
 #: What the orchestrator's code asked for; each carries the number of the action in ``event_id``.
 ActionEvent: TypeAlias = TaskScheduled | SubOrchestrationInstanceCreated | TimerCreated | EventSent
 
-HistoryEvent: TypeAlias = InputEvent | ActionEvent | ExecutionCompleted | ContinuedAsNew | ExecutionParked | TerminationSent
+HistoryEvent: TypeAlias = (
+    InputEvent | ActionEvent | ExecutionCompleted | ContinuedAsNew | ExecutionParked | TerminationSent
+)
 
 #: Statuses that an instance never leaves.
 TERMINAL: frozenset[str] = frozenset({"Completed", "Failed", "Terminated"})
 
-RuntimeStatus: TypeAlias = Literal["Pending", "Running", "Suspended", "Completed", "Failed", "Terminated", "ContinuedAsNew"]
+RuntimeStatus: TypeAlias = Literal[
+    "Pending", "Running", "Suspended", "Completed", "Failed", "Terminated", "ContinuedAsNew"
+]

@@ -13,7 +13,6 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from callboard.core.events import (
-    ContinuedAsNew,
     EventRaised,
     EventSent,
     ExecutionCompleted,
@@ -41,9 +40,7 @@ from callboard.core.instances import Commit
 EventJson: TypeAlias = dict[str, Any]
 
 _Scheduled: TypeAlias = TaskScheduled | SubOrchestrationInstanceCreated
-_Ended: TypeAlias = (
-    TaskCompleted | TaskFailed | SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed
-)
+_Ended: TypeAlias = TaskCompleted | TaskFailed | SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed
 
 #: Our names that Durable Task has another one for.
 _NAMES: Final = {"ContinuedAsNew": "ContinueAsNew"}
@@ -104,14 +101,11 @@ def timestamp(moment: datetime) -> str:
 
 def _entry(event: HistoryEvent, scheduled: dict[int, _Scheduled]) -> EventJson:
     head: EventJson = {"EventType": event_type(event)}
-    if isinstance(event, _ENDED):
-        fields = _ended(event, scheduled.get(event.task_scheduled_id))
-    else:
-        fields = _fields(event)
+    fields = _ended(event, scheduled.get(event.task_scheduled_id)) if isinstance(event, _ENDED) else _fields(event)
     return head | fields | {"Timestamp": timestamp(event.timestamp)}
 
 
-def _fields(event: HistoryEvent) -> EventJson:  # noqa: PLR0911, C901 - one line for each event
+def _fields(event: HistoryEvent) -> EventJson:  # noqa: PLR0911 - one line for each event
     match event:
         case ExecutionStarted():
             return {"FunctionName": event.name, **_input(event.input)}
@@ -157,7 +151,9 @@ def _ended(event: _Ended, scheduled: _Scheduled | None) -> EventJson:
 
 
 def _raw(event: HistoryEvent) -> EventJson:
-    fields: EventJson = {_pascal(name): value for name, value in msgspec.to_builtins(event, builtin_types=(datetime,)).items()}
+    fields: EventJson = {
+        _pascal(name): value for name, value in msgspec.to_builtins(event, builtin_types=(datetime,)).items()
+    }
     fields.pop("EventType")
     fields = {name: timestamp(value) if isinstance(value, datetime) else value for name, value in fields.items()}
     return {"EventType": event_type(event), "EventId": fields.pop("EventId", -1), **fields}

@@ -39,7 +39,12 @@ def check_instance_id(instance_id: str) -> str:
     if instance_id.startswith("@"):
         raise InvalidInstanceIdError(instance_id, "it starts with '@', which is kept for entities")
     for character in instance_id:
-        if character in _FORBIDDEN or ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000:
+        if (
+            character in _FORBIDDEN
+            or ord(character) < 0x20
+            or 0x7F <= ord(character) < 0xA0
+            or 0xD800 <= ord(character) < 0xE000
+        ):
             raise InvalidInstanceIdError(instance_id, f"it contains {character!r}")
     return instance_id
 

@@ -14,7 +14,9 @@ from callboard.core.failure import FailureDetails
 WIRE_VERSION = 1
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="type", tag=True):
+class _Message(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="type", tag=True
+):
     pass
 
 

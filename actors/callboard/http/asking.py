@@ -123,7 +123,9 @@ async def no_body(request: Request, limit: int) -> None:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    too_large = RequestError(413, f"The body is larger than {limit:,} bytes. Keep large data elsewhere and pass a reference to it.")
+    too_large = RequestError(
+        413, f"The body is larger than {limit:,} bytes. Keep large data elsewhere and pass a reference to it."
+    )
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdecimal() and (len(declared) > 15 or int(declared) > limit * _PATIENCE):
         raise too_large

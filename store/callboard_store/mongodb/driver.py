@@ -81,9 +81,9 @@ CLIENT_OPTIONS: dict[str, Any] = {
     "socketTimeoutMS": 60_000,
 }
 
-_BAD_CREDENTIALS = 18
+_TOO_LARGE = (10334, 17419, 17420)  # BSONObjectTooLarge, and the same of an update's result
+_BAD_CREDENTIALS = (18, 8000)  # AuthenticationFailed, and Atlas's own
 _NOT_ALLOWED = 13
-_ATLAS_BAD_CREDENTIALS = 8000
 
 Pipeline: TypeAlias = Sequence[Mapping[str, Any]]
 Update: TypeAlias = Mapping[str, Any] | Pipeline
@@ -185,6 +185,7 @@ def duplicates(error: BulkWriteError, server: str) -> list[int]:
 
     Raises:
         StoreUnavailableError: something else went wrong, so that what was written is unknown.
+        PayloadTooLargeError: a document would have become too large.
     """
     details: Mapping[str, Any] = error.details or {}
     failed: list[Mapping[str, Any]] = details.get("writeErrors", [])
@@ -192,6 +193,8 @@ def duplicates(error: BulkWriteError, server: str) -> list[int]:
     unsure: list[Mapping[str, Any]] = details.get("writeConcernErrors", [])
     if others or unsure:
         reason = (others or unsure)[0].get("errmsg", "unknown error")
+        if any(entry.get("code") in _TOO_LARGE for entry in others):
+            raise _too_large(reason) from error
         raise StoreUnavailableError(
             f"MongoDB at {server} did not confirm a write: {reason}. Check the state of the replica set (rs.status())."
         ) from error
@@ -202,21 +205,13 @@ def translated(error: Exception, server: str) -> CallboardError:
     """What an error of the driver means to us."""
     match error:
         case DocumentTooLarge():
-            return PayloadTooLargeError("A document for MongoDB", MAX_DOCUMENT + 1, MAX_DOCUMENT)
+            return _too_large(str(error))
         case InvalidDocument() | BSONError() | UnicodeError() | OverflowError():
             return InvalidPayloadError(f"A value cannot be stored in MongoDB: {error}.")
         case DriverConfigurationError():
             return ConfigurationError(f"MongoDB at {server} cannot be used as configured: {error}")
-        case OperationFailure(code=code) if code in (_BAD_CREDENTIALS, _ATLAS_BAD_CREDENTIALS):
-            return StoreUnavailableError(
-                f"MongoDB at {server} refuses the user name or password. Check them in the URL (percent-encoded), and authSource, the "
-                f"database that knows the user (often ?authSource=admin)."
-            )
-        case OperationFailure(code=code) if code == _NOT_ALLOWED:
-            return StoreUnavailableError(
-                f"MongoDB at {server} does not let this user do it: {error}. Give the user the role readWrite on the database, and "
-                f"check that the URL has credentials."
-            )
+        case OperationFailure():
+            return _refused(error, server)
         case ServerSelectionTimeoutError():
             return StoreUnavailableError(
                 f"MongoDB at {server} cannot be reached: {_brief(error)}. Check host and port, that mongod runs, the replica set's "
@@ -226,6 +221,29 @@ def translated(error: Exception, server: str) -> CallboardError:
             return StoreUnavailableError(f"The connection to MongoDB at {server} broke: {_brief(error)}.")
         case _:
             return StoreUnavailableError(f"MongoDB at {server} failed: {_brief(error)}.")
+
+
+def _refused(error: OperationFailure, server: str) -> CallboardError:
+    if error.code in _TOO_LARGE:
+        return _too_large(str(error))
+    if error.code in _BAD_CREDENTIALS:
+        return StoreUnavailableError(
+            f"MongoDB at {server} refuses the user name or password. Check them in the URL (percent-encoded), and authSource, the "
+            f"database that knows the user (often ?authSource=admin)."
+        )
+    if error.code == _NOT_ALLOWED:
+        return StoreUnavailableError(
+            f"MongoDB at {server} does not let this user do it: {_brief(error)}. Give the user the role readWrite on the database, and "
+            f"check that the URL has credentials."
+        )
+    return StoreUnavailableError(f"MongoDB at {server} failed: {_brief(error)}.")
+
+
+def _too_large(message: str) -> PayloadTooLargeError:
+    size = re.search(r"size: (\d+)", message)
+    key = re.search(r'_id: "([^"]*)"', message)
+    what = f"Document {key[1]!r}" if key else "A document"
+    return PayloadTooLargeError(f"{what} for MongoDB", int(size[1]) if size else MAX_DOCUMENT + 1, MAX_DOCUMENT)
 
 
 def _brief(error: Exception) -> str:

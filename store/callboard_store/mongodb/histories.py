@@ -94,11 +94,12 @@ class Histories(Records):
         known = {"_id": {"$eq": instance_id}, "runtimeStatus": {"$ne": PURGED}}
         # Any later commit, not only the next: that one may have been trimmed.
         later: Document = {"_id": commit_range(instance_id, start=n + 1), **(_KEPT if execution_id is None else {})}
-        reads = asyncio.gather(
-            self._call(self._in.confirmed_instances.find_one(known)),
-            self._call(self._in.confirmed_history.find_one(later, {"_id": True})),
-        )
-        record, commit = await self._with_nudges(reads)
+        async with self._confirming:
+            reads = asyncio.gather(
+                self._call(self._in.confirmed_instances.find_one(known)),
+                self._call(self._in.confirmed_history.find_one(later, {"_id": True})),
+            )
+            record, commit = await self._with_nudges(reads)
         if record is None or execution_id is None:
             return record is None and execution_id is None and commit is None
         replaced = record["runtimeStatus"] == "Pending" and record["executionId"] != execution_id

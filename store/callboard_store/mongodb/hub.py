@@ -80,6 +80,8 @@ class Hub:
         self._server = server
         self._open_collections: Collections | None = None
         self._under_way: set[asyncio.Future[Any]] = set()
+        # Motor has a thread for each call that waits, ten on two cores: slow reads must leave some to the commits.
+        self._confirming = asyncio.Semaphore(3)
 
     @property
     def _in(self) -> Collections:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from callboard.ports import Lease, Quarantined
 from callboard.testing.store_contract.values import (
@@ -133,7 +133,7 @@ class LeaseTests(StoreTests):
             assert view.leases == tuple(
                 Lease(partition=number, owner=None, epoch=0, expired=True) for number in range(self.partitions)
             )
-            assert abs((view.now - datetime.now(timezone.utc)).total_seconds()) < 60
+            assert abs((view.now - datetime.now(UTC)).total_seconds()) < 60
 
     async def test_workers_are_seen_while_they_live(self) -> None:
         async with self.opened() as store, self.opened() as other:

@@ -55,9 +55,10 @@ class OpeningTests(StoreTests):
             try:
                 await again.open(self.hub, self.partitions + 1)
             except HubMismatchError as error:
-                assert (error.existing, error.requested) == (self.partitions, self.partitions + 1)
+                refusal = error
             else:
                 raise AssertionError("it was not refused")
+            assert (refusal.existing, refusal.requested) == (self.partitions, self.partitions + 1)
             await again.aclose()
 
     async def test_several_open_a_new_hub_at_once(self) -> None:
@@ -259,7 +260,11 @@ class ProjectingTests(StoreTests):
     async def test_it_applies_in_order_within_one_call(self) -> None:
         async with self.opened() as store:
             await store.create([record("a")])
-            chain = [commit("a", 0), continued("a", 1, "e1", "e2"), commit("a", 2, execution="e2", generation=1, first=2)]
+            chain = [
+                commit("a", 0),
+                continued("a", 1, "e1", "e2"),
+                commit("a", 2, execution="e2", generation=1, first=2),
+            ]
             await store.project([projection(each) for each in reversed(chain)])
             found = (await store.records(["a"]))["a"]
             assert (found.head, found.first, found.generation, found.execution_id) == (2, 2, 1, "e2 of a")
@@ -360,9 +365,7 @@ class ListingTests(StoreTests):
 
     async def test_a_page_under_a_filter_goes_on_where_it_ended(self) -> None:
         async with self.opened() as store:
-            await store.create(
-                [record(f"i{number:02}", name="odd" if number % 2 else "even") for number in range(20)]
-            )
+            await store.create([record(f"i{number:02}", name="odd" if number % 2 else "even") for number in range(20)])
             which = InstanceFilter(names=("odd",), created_to=START, statuses=("Pending",), id_prefix="i")
             assert ids(await self._pages(store, which, 3)) == [f"i{number:02}" for number in range(19, 0, -2)]
 

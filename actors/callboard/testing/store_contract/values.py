@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +31,7 @@ from callboard.core.messages import ActivityCall
 from callboard.ports import AppendOutcome, Claim, CreateOutcome, Store, TimerRow, WorkerInfo
 
 #: The tests' time: whole milliseconds, like all times of the runtime, and a while ago.
-START = datetime.now(timezone.utc).replace(microsecond=0) - timedelta(hours=3)
+START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
 
 CREATED = CreateOutcome(created=True)
 COMMITTED, LOST = AppendOutcome.COMMITTED, AppendOutcome.LOST
@@ -112,7 +113,9 @@ def last_commit(instance_id: str, n: int, status: Any = "Completed", **fields: A
 
 def continued(instance_id: str, n: int, execution: str, following: str, **fields: Any) -> Commit:
     """The commit that ends an execution and announces the next."""
-    start = ExecutionStarted(timestamp=START, name="hello", execution_id=f"{following} of {instance_id}", input='"next"')
+    start = ExecutionStarted(
+        timestamp=START, name="hello", execution_id=f"{following} of {instance_id}", input='"next"'
+    )
     event = ContinuedAsNew(timestamp=START, event_id=0, next=start)
     return commit(instance_id, n, execution=execution, events=(event,), **fields)
 
@@ -125,7 +128,7 @@ def rich_commit(instance_id: str, n: int) -> Commit:
         TaskFailed(timestamp=START + seconds(0.999), task_scheduled_id=1, failure=failure()),
         EventRaised(timestamp=START, message_id="m", name="go", input=None),
         TimerCreated(timestamp=START, event_id=5, fire_at=START + seconds(1234.567)),
-        TimerCreated(timestamp=START, event_id=6, fire_at=datetime(9999, 12, 31, tzinfo=timezone.utc)),
+        TimerCreated(timestamp=START, event_id=6, fire_at=datetime(9999, 12, 31, tzinfo=UTC)),
     )
     return commit(
         instance_id,
@@ -198,12 +201,10 @@ def worker(worker_id: str) -> WorkerInfo:
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
     """Waits until something is so, for up to 15 s."""
-    async with asyncio.timeout(15):
-        try:
-            while not await condition():
-                await asyncio.sleep(0.01)
-        except TimeoutError as error:
-            raise AssertionError(f"it never came that {what}") from error
+    deadline = time.monotonic() + 15
+    while not await condition():
+        assert time.monotonic() < deadline, f"it never came that {what}"
+        await asyncio.sleep(0.01)
 
 
 class StoreTests:
@@ -221,7 +222,7 @@ class StoreTests:
         return f"t{uuid.uuid4().hex[:8]}"
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Store]:
+    async def opened(self) -> AsyncGenerator[Store, None]:
         """A store, open on this test's hub."""
         store = self.make_store()
         await store.open(self.hub, self.partitions)
