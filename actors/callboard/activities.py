@@ -13,14 +13,16 @@ from collections.abc import Callable
 from functools import partial
 
 from callboard.batching import FIRST_RETRY, LAST_RETRY, retrying
+from callboard.core.events import Payload
 from callboard.core.failure import FailureDetails
 from callboard.core.messages import ActivityCall, TaskResult
+from callboard.core.payloads import is_json
 from callboard.errors import MalformedMessageError, UnavailableError
 from callboard.mailbox import Letter
-from callboard.packs import Sent, decode_pack, encode_pack
+from callboard.packs import Sent, encode_pack
 from callboard.ports import BackgroundTask, Broker, Claim, Delivery, Destination, Host, Store, Subscription
-from callboard.receiving import Quarantine
-from callboard.registry import Registry
+from callboard.receiving import Quarantine, check_id, unpacked
+from callboard.registry import ActivityDefinition, Registry
 from callboard.routes import Sender
 
 log = logging.getLogger("callboard")
@@ -178,26 +180,25 @@ class ActivityRunner:
     # Taking calls
 
     def _on_delivery(self, delivery: Delivery, source: Destination) -> None:
-        try:
-            calls = [_checked(message) for message in decode_pack(delivery.body)]
-        except MalformedMessageError as error:
-            self._quarantine.keep(delivery, source, str(error))
-            return
-        if not calls:
+        calls, unreadable = unpacked(delivery, _checked)
+        if not calls and not unreadable:
             delivery.ack()
-        elif delivery.redelivered and len(calls) > 1:
+            return
+        shared = DeliveryCalls(delivery, len(calls) + len(unreadable))
+        for part in unreadable:
+            self._quarantine.keep(part, source, shared.settle)
+        if delivery.redelivered and len(calls) > 1:
             # One of them may have killed its worker: from here on each goes alone, and only the culprit is dead-lettered.
-            self._host.spawn(self._publish_singly(calls, delivery), name="callboard single calls")
-        else:
-            shared = DeliveryCalls(delivery, len(calls))
-            for call in calls:
-                self._waiting.append(Run(call, CallAccount(shared), self._host.monotonic()))
-            self._start_waiting()
+            self._host.spawn(self._publish_singly(calls, shared), name="callboard single calls")
+            return
+        for call in calls:
+            self._waiting.append(Run(call, CallAccount(shared), self._host.monotonic()))
+        self._start_waiting()
 
-    async def _publish_singly(self, calls: list[ActivityCall], delivery: Delivery) -> None:
+    async def _publish_singly(self, calls: list[ActivityCall], shared: DeliveryCalls) -> None:
         for call in calls:
             await retrying(partial(self._publish_alone, call), self._host, "publish")
-        delivery.ack()
+            shared.settle()
 
     async def _publish_alone(self, call: ActivityCall) -> None:
         await self._broker.publish(Destination.activities(call.queue), encode_pack([call]))
@@ -248,22 +249,26 @@ class ActivityRunner:
         return await retrying(lambda: self._store.claimed(call), self._host, "look for a claim")
 
     async def _result_of(self, call: ActivityCall) -> TaskResult:
-        result, failure = None, None
+        outcome: Payload | FailureDetails | None
         try:
             definition = self._registry.require_activity(call.name)
             if definition.is_async:
-                value = await definition.invoke(call.input)
+                outcome = definition.encode(await definition.invoke(call.input))
             else:
-                value = await self._host.in_thread(lambda: definition.invoke(call.input))
-            result = definition.encode(value)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever the user's code raises is its result
-            failure = FailureDetails.from_exception(error)
+                outcome = await self._host.in_thread(lambda: _outcome_of(definition, call))
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise  # from outside: the worker ends, and the call's message goes back to the queue
+            outcome = FailureDetails.from_exception(error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is its result
+            outcome = FailureDetails.from_exception(error)
+        failure = outcome if isinstance(outcome, FailureDetails) else None
         return TaskResult(
             instance_id=call.instance_id,
             execution_id=call.execution_id,
             task_scheduled_id=call.task_scheduled_id,
             at=self._host.now(),
-            result=result,
+            result=None if isinstance(outcome, FailureDetails) else outcome,
             failure=failure,
         )
 
@@ -305,6 +310,8 @@ class ActivityRunner:
             if await self._store.claim(claim, ttl=self._claim):
                 run.claimed = True
                 run.account.settle()
+                if id(run) not in self._running:  # it ended meanwhile
+                    self._host.spawn(self._release(run), name="callboard release claim")
         if any(run.claimed for run in self._running.values()) and now - self._renewed > self._claim / 4:
             self._renewed = now
             await self._store.renew_claims(self._worker_id, ttl=self._claim)
@@ -326,12 +333,13 @@ class DeadLetters:
         return await self._broker.consume(Destination.dead_letters(), self._on_delivery, prefetch=50)
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        try:
-            calls = [_checked(message) for message in decode_pack(delivery.body)]
-        except MalformedMessageError as error:
-            self._quarantine.keep(delivery, Destination.dead_letters(), str(error))
+        calls, unreadable = unpacked(delivery, _checked)
+        if not calls and not unreadable:
+            delivery.ack()
             return
-        shared = DeliveryCalls(delivery, len(calls))
+        shared = DeliveryCalls(delivery, len(calls) + len(unreadable))
+        for part in unreadable:
+            self._quarantine.keep(part, Destination.dead_letters(), shared.settle)
         for call in calls:
             log.error("Activity %s of %s was delivered too often without a result", call.name, call.instance_id)
             self._sender.tell(_poisoned(call, self._host), _settled(shared, delivery))
@@ -366,4 +374,22 @@ def _settled(shared: DeliveryCalls, delivery: Delivery) -> Sent:
 def _checked(message: object) -> ActivityCall:
     if not isinstance(message, ActivityCall):
         raise MalformedMessageError(f"{type(message).__name__} is no activity call")
+    check_id(message.instance_id)
+    if message.input is not None and not is_json(message.input):
+        raise MalformedMessageError(
+            f"the input of activity {message.name[:64]!r} for {message.instance_id} is not JSON"
+        )
     return message
+
+
+def _outcome_of(definition: ActivityDefinition, call: ActivityCall) -> Payload | FailureDetails | None:
+    """Runs a plain function. Its errors are caught in its own thread: not every exception may cross into the event loop's."""
+    try:
+        return definition.encode(definition.invoke(call.input))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is its result
+        return FailureDetails.from_exception(error)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

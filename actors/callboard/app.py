@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from callboard.errors import ConfigurationError
-from callboard.registry import ActivityDefinition, OrchestrationDefinition, Registry, check_name
+from callboard.registry import ActivityDefinition, OrchestrationDefinition, Registry, check_queue
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,7 +64,7 @@ class Blueprint:
         """
 
         def register(function: F) -> F:
-            definition = ActivityDefinition(name or function.__name__, function, check_name(queue, "queue"))
+            definition = ActivityDefinition(name or function.__name__, function, check_queue(queue))
             self.registry.add_activity(definition)
             return function
 

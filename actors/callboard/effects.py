@@ -90,6 +90,7 @@ class Effects:
         post: Callable[[Letter], bool],
         ended: Callable[[Commit], None],
     ) -> None:
+        self._store = store
         self._host = host
         self._packer = packer
         self._routes = routes
@@ -108,6 +109,7 @@ class Effects:
         self._marks: Batcher[CommitKey, None] = Batcher(
             store.mark_sent, host, name="mark sent", most=2_000, linger=MARK_LINGER
         )
+        self._trims: Batcher[Commit, None] = Batcher(self._trim, host, name="trim", most=50)
         timers.on_settled = self._clear_timer
 
     @property
@@ -149,6 +151,7 @@ class Effects:
             self._timers_gone,
             self._executions_gone,
             self._marks,
+            self._trims,
         )
         return batchers  # type: ignore[return-value] # pyright: ignore[reportReturnType] # only closed, whatever they carry
 
@@ -216,13 +219,24 @@ class Effects:
         if sending.failed:
             self._in_flight.pop((commit.instance_id, commit.n), None)
             return
-        self._marks.submit(key, lambda _result, _error: self._marked(key))
+        self._marks.submit(key, lambda _result, _error: self._marked(commit))
 
-    def _marked(self, key: CommitKey) -> None:
-        self._in_flight.pop((key.instance_id, key.n), None)
+    def _marked(self, commit: Commit) -> None:
+        self._in_flight.pop((commit.instance_id, commit.n), None)
+        if commit.generation and commit.n == commit.first:
+            self._trims.submit(commit, _nobody_waits)
+
+    async def _trim(self, commits: Sequence[Commit]) -> None:
+        """The executions before these were continued as new: their histories are not needed any more."""
+        for commit in commits:
+            await self._store.trim(commit.instance_id, below=commit.first)
 
     def _clear_timer(self, row: TimerRow) -> None:
-        self._timers_gone.submit(row, lambda _result, _error: None)
+        self._timers_gone.submit(row, _nobody_waits)
+
+
+def _nobody_waits(_result: None, _error: BaseException | None) -> None:
+    """For tidying up: what is left behind does no harm, and is met again."""
 
 
 def _timer_row(commit: Commit, timer_id: int, due: TimerCreated | None = None) -> TimerRow:

@@ -145,8 +145,16 @@ class Ownership:
             if await self._acquire(lease):
                 gained.add(lease.partition)
         if gained:
-            self.owned |= gained
-            await self._gain(frozenset(gained))
+            await self._begin(frozenset(gained))
+
+    async def _begin(self, gained: frozenset[int]) -> None:
+        self.owned |= gained
+        try:
+            await self._gain(gained)
+        except UnavailableError:  # the leases stay ours: the next look begins anew
+            self.owned -= gained
+            await self._lose(gained, orderly=False)
+            raise
 
     async def _acquire(self, lease: Lease) -> bool:
         me = self._worker.worker_id

@@ -272,6 +272,7 @@ class Store(Protocol):
     Guarantees: what a method returned as done survives a crash of the store (majority and journal where there is a choice). Reads see every
     write that was acknowledged before they began, unless said otherwise. Every method may be repeated after
     ``StoreUnavailableError``, which leaves open whether the write happened; the methods are made so that repeating is safe.
+    Times are kept to the millisecond: give whole ones.
     """
 
     async def open(self, hub: str, partitions: int | None) -> int:
@@ -294,6 +295,7 @@ class Store(Protocol):
 
         A record that is terminal under another execution id is replaced in one conditional update, which keeps its ``head`` and sets
         ``first`` to ``head + 1``; the given record's own ``head`` and ``first`` are ignored then. Outcomes are in the order given.
+        A repeated ``create`` is told from a new one by the execution id, also when the instance has since gone on, ended or been purged.
         """
         ...
 
@@ -306,6 +308,9 @@ class Store(Protocol):
 
         The record may lag behind the commits. Commits are followed across ``ContinuedAsNew``: if the last commit is one, ``commits`` is empty
         but for it; else they are those from the last execution's first one on.
+
+        Raises:
+            CorruptHistoryError: a commit in the middle is missing; ``instance_id`` says whose.
         """
         ...
 
@@ -320,7 +325,12 @@ class Store(Protocol):
     async def append(self, commits: Sequence[Commit]) -> list[AppendOutcome]:
         """Inserts commits in one round trip, each unique on (instance, n) and atomic by itself; outcomes are in the order given.
 
-        A duplicate with the same token is our own: COMMITTED. Stored commits are *unsent* until ``mark_sent``.
+        A duplicate with the same token is our own: COMMITTED. Stored commits are *unsent* until ``mark_sent``. The number of a trimmed or
+        purged commit stays taken for an hour, so that an owner that was asleep loses.
+
+        Raises:
+            PayloadTooLargeError: a commit is over what the store can hold (16 MiB in MongoDB); of the others, some may be stored.
+            InvalidPayloadError: a commit cannot be stored (text that is not Unicode); of the others, some may be stored.
         """
         ...
 
@@ -336,11 +346,11 @@ class Store(Protocol):
         ...
 
     async def unsent(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[Commit]:
-        """The oldest commits up to ``before`` whose effects are not known to be done."""
+        """The oldest commits up to ``before`` whose effects are not known to be done; one marked a moment ago may still be among them."""
         ...
 
     async def pending_starts(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[InstanceRecord]:
-        """Pending records created up to ``before`` whose scheduled start (if any) has come, oldest first."""
+        """Pending records created up to ``before`` whose scheduled start (if any) has come, those due longest first."""
         ...
 
     async def parked(self, partitions: Sequence[int], limit: int) -> list[str]:
@@ -360,14 +370,19 @@ class Store(Protocol):
         ...
 
     async def trim(self, instance_id: str, *, below: int) -> int:
-        """Deletes sent commits with ``n < below`` (of executions that were continued as new) and their payloads; returns how many."""
+        """Deletes sent commits with ``n < below`` (of executions that were continued as new); returns how many.
+
+        With them go payloads that no kept commit (nor its ``body``) and not the record refers to, once they are an hour old: the commit of a
+        younger one may be on the way.
+        """
         ...
 
     async def purge(self, instance_id: str, *, tombstone_seconds: float = 7 * 86_400) -> bool:
         """Deletes a terminal instance whose commits are all sent: record, history, timers, claims and payloads; True if it did.
 
         Leaves a tombstone (head and execution) for as long as late messages may arrive; ``create`` under the same id goes on
-        counting from its head, and drops of late messages stay right. An interrupted purge is finished by the next one.
+        counting from its head, and drops of late messages stay right. An interrupted purge is finished by the next one. A payload
+        put before the purge of an instance goes with it, even if it was meant for the next one under that id.
         """
         ...
 
@@ -438,7 +453,10 @@ class Store(Protocol):
     async def acquire(
         self, partition: int, worker_id: str, *, epoch: int, ttl: float, steal: bool = False
     ) -> Lease | None:
-        """Takes a partition whose lease is still at ``epoch`` and free or expired (``steal``: or held); None if it is not so any more."""
+        """Takes a partition whose lease is still at ``epoch`` and free or expired (``steal``: or held); None if it is not so any more.
+
+        Repeated after a lost answer, it finds itself the owner at ``epoch + 1``.
+        """
         ...
 
     async def release(self, partition: int, worker_id: str) -> None:
@@ -451,7 +469,9 @@ class Store(Protocol):
 
     # Quarantine
 
-    async def quarantine(self, message: Quarantined) -> None: ...
+    async def quarantine(self, message: Quarantined) -> None:
+        """Keeps a message, once however often it is said; of a body over 4 MiB, the beginning."""
+        ...
 
     async def quarantined(self, limit: int) -> list[Quarantined]:
         """Newest first."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from callboard.batching import retrying
+from callboard.core.instances import MAX_INSTANCE_ID
 from callboard.core.messages import (
     ActivityCall,
     ChildResult,
@@ -24,7 +25,6 @@ from callboard.core.messages import (
     Wake,
     Watch,
 )
-from callboard.core.instances import MAX_INSTANCE_ID
 from callboard.core.payloads import is_json
 from callboard.errors import MalformedMessageError
 from callboard.mailbox import Letter, PackAccount
@@ -36,9 +36,8 @@ log = logging.getLogger("callboard")
 
 M = TypeVar("M")
 
-_ID = re.compile(
-    rf"[^@/\\\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff][^/\\\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff]{{0,{MAX_INSTANCE_ID - 1}}}"
-)
+_FORBIDDEN = r"/\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff"
+_ID = re.compile(f"[^@{_FORBIDDEN}][^{_FORBIDDEN}]{{0,{MAX_INSTANCE_ID - 1}}}")
 _TO_INSTANCE = (
     StartExecution,
     TaskResult,
@@ -71,7 +70,7 @@ def unpacked(delivery: Delivery, check: Callable[[Message], M]) -> tuple[list[M]
         return [check(message) for message in decode_pack(delivery.body)], []
     except MalformedMessageError as error:
         parts = split_pack(delivery.body)
-        if len(parts) < 2:  # noqa: PLR2004 - nothing lies beside it
+        if len(parts) < 2:
             return [], [Unreadable(delivery.body, delivery.headers, str(error))]
     good: list[M] = []
     bad: list[Unreadable] = []
@@ -142,9 +141,7 @@ class Receiver:
         for message in messages:
             if isinstance(message, Watch) and self._watch(message):
                 account.settle()
-            elif isinstance(message, Watch):
-                self._sender.forward(message, _forwarded(account))
-            elif not self._post(Letter(message, account)):
+            elif isinstance(message, Watch) or not self._post(Letter(message, account)):
                 self._sender.forward(message, _forwarded(account))
             elif isinstance(message, StartExecution) and message.reply_to is not None:
                 self._expect(message.instance_id, message.reply_to)

@@ -13,6 +13,7 @@ from callboard.core import payloads
 from callboard.core.context import OrchestrationContext
 from callboard.core.events import Payload
 from callboard.core.execution import CallTarget
+from callboard.core.instances import check_queue_name
 from callboard.errors import (
     ActivityNotRegisteredError,
     InvalidPayloadError,
@@ -180,6 +181,14 @@ def check_name(name: str, kind: str) -> str:
             f"{name[:64]!r} cannot name {_article(kind)}: use 1 to {MAX_NAME} characters, without spaces and / \\ # ? @."
         )
     return name
+
+
+def check_queue(name: str) -> str:
+    """Returns the name of an activity queue unchanged when it is allowed; raises RegistrationError otherwise."""
+    try:
+        return check_queue_name(name)
+    except InvalidPayloadError as error:
+        raise RegistrationError(str(error)) from None
 
 
 def _add(known: dict[str, Any], definition: OrchestrationDefinition | ActivityDefinition, kind: str) -> None:

@@ -86,8 +86,9 @@ class Sweeper:
         before = self._host.now() - timedelta(seconds=age)
         numbers = sorted(partitions)
         unsent = await self._store.unsent(numbers, before=before, limit=PAGE)
-        for commit in await restored_all(self._store, unsent):
-            if not self._effects.in_flight(commit) and commit.partition in self._owned:
+        forgotten = [commit for commit in unsent if not self._effects.in_flight(commit)]
+        for commit in await restored_all(self._store, forgotten):
+            if commit.partition in self._owned:
                 self.swept += 1
                 self._effects.dispatch(commit)
         for record in await self._store.pending_starts(numbers, before=before, limit=PAGE):
@@ -97,7 +98,7 @@ class Sweeper:
         for claim in await self._store.expired_claims(numbers, PAGE):
             self.swept += 1
             self._resend(claim)
-        if len(unsent) == PAGE:
+        if forgotten and len(unsent) == PAGE:
             self._wake.set()
 
     def _resend(self, claim: Claim) -> None:

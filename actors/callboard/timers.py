@@ -1,7 +1,8 @@
 """Durable timers: rows in the store, of which the owner keeps the next ones in a heap.
 
 Never early, by this machine's clock; never skipped: a row lives until a commit has taken its firing, and every owner reads the rows
-again and again. What a crash leaves behind is read by the next owner; what fires twice is a duplicate.
+again and again. What a crash leaves behind is read by the next owner; what fires twice is a duplicate. A row that a former owner wrote
+late, after the next one had read, is found by the look for what is overdue.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ log = logging.getLogger("callboard")
 LOOK_AHEAD = timedelta(seconds=90)
 #: How often rows are read again, in seconds.
 REFRESH = 45.0
+#: How often rows are looked for that are due and not known here, in seconds.
+OVERDUE = 5.0
 #: Most rows that are read at once; while there are more, the horizon is where the last one was.
 MOST_ROWS = 5_000
+#: Most overdue rows that are read at once.
+MOST_OVERDUE = 500
 #: Most timers that fire at once, so that a flood after an outage leaves room for other work.
 MOST_FIRED = 500
 
@@ -101,11 +106,15 @@ class Timers:
 
     async def run(self) -> None:
         """Fires timers until cancelled."""
-        read_at = self._host.monotonic()
+        read_at = looked_at = self._host.monotonic()
         while True:
-            if self._stale or self._host.monotonic() - read_at >= REFRESH:
-                read_at = self._host.monotonic()
+            now = self._host.monotonic()
+            if self._stale or now - read_at >= REFRESH:
+                read_at = looked_at = now
                 await self._read()
+            elif now - looked_at >= OVERDUE:
+                looked_at = now
+                await self._look_for_overdue()
             pause = self._fire()
             if pause is None and self._more:
                 self._stale = True
@@ -115,7 +124,8 @@ class Timers:
             elif pause <= 0:
                 await self._host.sleep(0.01)  # a flood: let turns take what has fired
                 continue
-            await self._wait(min(pause, max(0.0, REFRESH - (self._host.monotonic() - read_at))))
+            next_look = min(read_at + REFRESH, looked_at + OVERDUE)
+            await self._wait(min(pause, max(0.0, next_look - self._host.monotonic())))
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -129,14 +139,24 @@ class Timers:
         self._stale = False
         if not self._owned:
             return
-        until = self._host.now() + LOOK_AHEAD
-        rows = await retrying(
-            lambda: self._store.due_timers(sorted(self._owned), until=until, limit=MOST_ROWS), self._host, "read timers"
-        )
-        self._more = len(rows) == MOST_ROWS
-        self._horizon = rows[-1].fire_at if self._more else until
+        # The horizon moves before the rows are read: what is set meanwhile may be missing among them.
+        self._horizon = until = self._host.now() + LOOK_AHEAD
+        rows = await self._due(until, MOST_ROWS)
         for row in rows:
             self.schedule(row)
+        self._more = len(rows) == MOST_ROWS
+        if self._more:
+            self._horizon = rows[-1].fire_at
+
+    async def _look_for_overdue(self) -> None:
+        if self._owned:
+            for row in await self._due(self._host.now(), MOST_OVERDUE):
+                self.schedule(row)
+
+    async def _due(self, until: datetime, limit: int) -> list[TimerRow]:
+        return await retrying(
+            lambda: self._store.due_timers(sorted(self._owned), until=until, limit=limit), self._host, "read timers"
+        )
 
     def _fire(self) -> float | None:
         """Fires what is due. Returns when the next timer is, in seconds; None if there is none."""

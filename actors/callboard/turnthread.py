@@ -2,12 +2,14 @@
 
 A stuck orchestrator must not starve heartbeats, acks and other instances: the event loop only waits for the thread. A turn that
 takes too long is interrupted; one that cannot be interrupted (it hangs in C code) costs the thread, which is given up for a new one.
+A process that was stopped, or starved, as a whole is not the turn's fault: its turn's time begins anew, once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -27,6 +29,8 @@ TURN_LIMIT = 2.0
 GRACE = 2.0
 #: How often the watchdog looks, in seconds.
 LOOK = 0.25
+#: How late the watchdog must come to its look to know that the whole process stood still, in seconds.
+STANDSTILL = 1.0
 
 
 class TurnJob:
@@ -65,21 +69,56 @@ class Hung(msgspec.Struct, frozen=True):
     """A batch that did not come to its end."""
 
     position: int
-    """The job that hangs; those behind it were not run."""
+    """The job that hangs; those behind it were not run. Negative: an activation that was being closed."""
     place: str
     """Where it hangs."""
 
 
-class _Batch:
-    """What the thread works on, and where it is."""
+class _Closing:
+    """An activation that is thrown away: closing runs the user's ``finally`` blocks, so it is watched like a turn."""
 
-    def __init__(self, jobs: Sequence[TurnJob], now: datetime) -> None:
-        self.jobs = jobs
+    def __init__(self, activation: Activation) -> None:
+        self.activation = activation
+        self.instance_id = activation.state.instance_id
+
+
+class _Batch:
+    """What the thread works on, and where it is.
+
+    The watchdog strikes only under the lock and only at the step it has seen, and `leave` takes what is on its way: an interrupt
+    reaches the step that it is meant for, or none.
+    """
+
+    def __init__(self, closing: Sequence[Activation], jobs: Sequence[TurnJob], now: datetime) -> None:
+        self.steps: list[_Closing | TurnJob] = [*map(_Closing, closing), *jobs]
+        self.closing = closing
         self.now = now
         self.position = 0
         self.since: float | None = None
-        self.interrupted = -1
+        self.struck = -1
+        self.excused = -1
         self.abandoned = False
+        self.lock = threading.Lock()
+
+    def enter(self, position: int, now: float) -> None:
+        with self.lock:
+            self.position, self.since = position, now
+
+    def excuse(self, now: float) -> None:
+        """Begins the time of the present step anew, once."""
+        with self.lock:
+            if self.since is not None and self.excused != self.position:
+                self.since, self.excused = now, self.position
+
+    def leave(self) -> None:
+        try:
+            with self.lock:
+                self.since = None
+            if self.struck == self.position:
+                for _ in range(1000):  # an interrupt that is on its way arrives here
+                    pass
+        except TurnInterrupted:
+            self.since = None
 
 
 class TurnThread:
@@ -91,6 +130,7 @@ class TurnThread:
         self._limit = limit
         self._thread = host.worker_thread("callboard-turns")
         self._to_close: list[Activation] = []
+        self._under_way: tuple[_Batch, asyncio.Future[None]] | None = None
 
     def discard(self, activation: Activation) -> None:
         """Has an activation closed in the thread: closing runs the user's ``finally`` blocks."""
@@ -98,32 +138,53 @@ class TurnThread:
 
     async def run(self, jobs: Sequence[TurnJob], now: datetime) -> Hung | None:
         """Runs the turns; each job holds its turn or its error afterwards. Returns where it hung, if it did."""
+        await self._watch()  # a batch whose caller was cancelled: it still needs watching
         closing, self._to_close = self._to_close, []
-        batch = _Batch(jobs, now)
-        finished = asyncio.ensure_future(self._thread.run(lambda: self._work(batch, closing)))  # noqa: TID251 - it is a future already
-        while not (await asyncio.wait((finished,), timeout=LOOK))[0]:
-            hung = self._look(batch)
-            if hung is not None:
-                return hung
-        finished.result()
-        return None
+        batch = _Batch(closing, jobs, now)
+        finished = asyncio.ensure_future(self._thread.run(lambda: self._work(batch)))  # noqa: TID251 - it is a future already
+        self._under_way = batch, finished
+        return await self._watch()
 
     def close(self) -> None:
         """Lets the thread end when it has nothing more to do."""
         self._thread.abandon()
 
-    def _work(self, batch: _Batch, closing: Sequence[Activation]) -> None:
-        for activation in closing:
-            activation.close()
-        for position, job in enumerate(batch.jobs):
-            if batch.abandoned:
-                return
-            batch.position, batch.since = position, self._host.monotonic()
+    async def _watch(self) -> Hung | None:
+        """Waits for the batch that is under way to come to its end, or to hang."""
+        hung: Hung | None = None
+        while self._under_way is not None and hung is None:
+            batch, finished = self._under_way
+            looked = self._host.monotonic()
+            if (await asyncio.wait((finished,), timeout=LOOK))[0]:
+                self._under_way = None
+                finished.result()
+            else:
+                if (now := self._host.monotonic()) - looked > LOOK + STANDSTILL:
+                    batch.excuse(now)
+                hung = self._look(batch)
+        return hung
+
+    def _work(self, batch: _Batch) -> None:
+        for position, step in enumerate(batch.steps):
             try:
-                job.turn = self._turn(job, batch.now)
-            except (Exception, TurnInterrupted) as error:  # noqa: BLE001 - the turn loop decides what it means for the instance
-                job.error = error
-        batch.since = None
+                batch.enter(position, self._host.monotonic())
+                self._step(step, batch.now)
+                batch.leave()
+            except TurnInterrupted:  # it came when the step was over
+                batch.leave()
+            if batch.abandoned:
+                if step.activation is not None:
+                    step.activation.close()
+                return
+
+    def _step(self, step: _Closing | TurnJob, now: datetime) -> None:
+        if isinstance(step, _Closing):
+            step.activation.close()
+            return
+        try:
+            step.turn = self._turn(step, now)
+        except (Exception, TurnInterrupted) as error:  # noqa: BLE001 - the turn loop decides what it means for the instance
+            step.error = error
 
     def _turn(self, job: TurnJob, now: datetime) -> Turn:
         if job.activation is None:
@@ -132,24 +193,31 @@ class TurnThread:
         return job.activation.turn(job.messages, now=now, token=self._host.token())
 
     def _look(self, batch: _Batch) -> Hung | None:
-        since, position = batch.since, batch.position
-        if since is None or self._host.monotonic() - since < self._limit:
-            return None
-        if batch.interrupted != position:
-            batch.interrupted = position
-            log.warning(
-                "The turn of %s takes longer than %.1f s and is interrupted. It is at:\n%s",
-                batch.jobs[position].instance_id,
-                self._limit,
-                self._thread.stack(),
-            )
-            self._thread.interrupt(TurnInterrupted)
-            return None
-        if self._host.monotonic() - since < self._limit + GRACE:
-            return None
+        with batch.lock:
+            since, position = batch.since, batch.position
+            if since is None or self._host.monotonic() - since < self._limit:
+                return None
+            instance_id = batch.steps[position].instance_id
+            if batch.struck != position:
+                batch.struck = position
+                log.warning(
+                    "The turn of %s takes longer than %.1f s and is interrupted. It is at:\n%s",
+                    instance_id,
+                    self._limit,
+                    self._thread.stack(),
+                )
+                self._thread.interrupt(TurnInterrupted)
+                return None
+            if self._host.monotonic() - since < self._limit + GRACE:
+                return None
+            batch.abandoned = True
+        return self._give_up(batch, position, instance_id)
+
+    def _give_up(self, batch: _Batch, position: int, instance_id: str) -> Hung:
         place = self._thread.stack()
-        batch.abandoned = True
         self._thread.abandon()
         self._thread = self._host.worker_thread("callboard-turns")
-        log.error("The turn of %s cannot be interrupted; its thread is given up.", batch.jobs[position].instance_id)
-        return Hung(position, place)
+        self._under_way = None
+        self._to_close.extend(batch.closing[position + 1 :])
+        log.error("The turn of %s cannot be interrupted; its thread is given up.", instance_id)
+        return Hung(position - len(batch.closing), place)

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import socket
-from typing import Literal, Self
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -16,7 +17,7 @@ from callboard.core.effects import projection
 from callboard.core.instances import Commit
 from callboard.core.messages import Watch, WorkersChanged
 from callboard.effects import Effects
-from callboard.errors import ConfigurationError, MalformedMessageError
+from callboard.errors import ConfigurationError, MalformedMessageError, UnavailableError
 from callboard.host import SystemHost
 from callboard.hub import TaskHub
 from callboard.mailbox import Letter
@@ -24,6 +25,7 @@ from callboard.ownership import DRAIN, HEARTBEAT, LEASE, Ownership
 from callboard.packs import Packer, decode_pack
 from callboard.ports import BackgroundTask, Delivery, Destination, Host, HubView, Subscription, WorkerInfo
 from callboard.receiving import Quarantine, Receiver
+from callboard.registry import check_queue
 from callboard.routes import Routes, Sender
 from callboard.scope import Scope
 from callboard.sweeping import Sweeper
@@ -36,6 +38,10 @@ log = logging.getLogger("callboard")
 
 #: How long a worker that stops may take to finish what it has in hand, in seconds.
 DRAIN_DEADLINE = 30.0
+
+
+#: How long a part that failed for a reason that nobody foresaw rests before it goes on, in seconds.
+AFTER_ERROR = 1.0
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +71,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.prefetch < 1:
             raise ConfigurationError("concurrency and prefetch must be at least 1.")
+        for queue in self.queues or ():
+            check_queue(queue)
         if not 0 < self.heartbeat < self.lease / 2:
             raise ConfigurationError("heartbeat must be less than half of lease.")
 
@@ -91,6 +99,8 @@ class Worker:
         self._subscriptions: dict[int, Subscription] = {}
         self._others: list[Subscription] = []
         self._loops: list[BackgroundTask] = []
+        self._balancing: BackgroundTask | None = None
+        self._stopping = False
         self._stopped = asyncio.Event()
         self._owned: frozenset[int] = frozenset()
         self._wire()
@@ -173,34 +183,45 @@ class Worker:
             await self._hub.broker.consume(Destination.inbox(self.worker_id), self._on_notice, prefetch=100)
         )
         self._hub.broker.on_reconnect(self.ownership.look_again)
-        for name, loop in (
-            ("turns", self.turns.run()),
-            ("timers", self.timers.run()),
-            ("sweeper", self.sweeper.run()),
-            ("activities", self.activities.run()),
+        for name, run in (
+            ("turns", self.turns.run),
+            ("timers", self.timers.run),
+            ("sweeper", self.sweeper.run),
+            ("activities", self.activities.run),
         ):
-            self._loops.append(self._host.spawn(loop, name=f"callboard {name}"))
+            self._loops.append(self._host.spawn(self._keep_going(name, run), name=f"callboard {name}"))
         for queue in self.queues:
             await self.activities.serve(queue)
         if self.runs_orchestrations:
             self._others.append(await self._dead_letters.serve())
         if self.options.balance:
-            self._ownership_loop = self._host.spawn(self.ownership.run(), name="callboard ownership")
-            self._loops.append(self._ownership_loop)
+            work = self._keep_going("ownership", self.ownership.run)
+            self._balancing = self._host.spawn(work, name="callboard ownership")
+            self._loops.append(self._balancing)
         elif self.runs_orchestrations:
             await self._gain(frozenset(range(self._hub.partitions)))
 
     async def stop(self) -> None:
         """Finishes what is in hand (up to the drain deadline), gives up its partitions, and ends."""
-        if self._stopped.is_set():
+        if self._stopping:
+            await self._stopped.wait()
             return
-        self._stopped.set()
-        if self.options.balance:
-            self._ownership_loop.cancel()
-            await self._ownership_loop.wait()
+        self._stopping = True
+        try:
+            await self._stop()
+        finally:
+            self._stopped.set()
+
+    async def _stop(self) -> None:
+        if self._balancing is not None:
+            self._balancing.cancel()
+            await self._balancing.wait()
         await self.activities.drain(self.options.drain)
-        if self.options.balance:
-            await self.ownership.leave()
+        if self._balancing is not None:
+            try:
+                await self.ownership.leave()
+            except UnavailableError as error:
+                log.warning("The partitions could not be released; others take them over soon: %s", error)
         for subscription in [*self._others, *self._subscriptions.values()]:
             await subscription.aclose()
         for loop in self._loops:
@@ -213,7 +234,7 @@ class Worker:
             self._own_host.close()
 
     async def run(self) -> None:
-        """Works until `stop` is called."""
+        """Works until `stop` has been called and has ended."""
         await self.start()
         await self._stopped.wait()
 
@@ -223,6 +244,15 @@ class Worker:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    async def _keep_going(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """An error of ours in one part must not leave a worker that looks alive and does half its work."""
+        while True:
+            try:
+                await run()
+            except Exception:
+                log.exception("%s failed, and goes on in a moment; please report this", name)
+            await self._host.sleep(AFTER_ERROR)
 
     # Between the parts
 

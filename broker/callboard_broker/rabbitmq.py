@@ -16,10 +16,17 @@ from typing import Any
 from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
 from callboard.ports import Delivery, Destination, DestinationKind, Subscription
 from callboard_broker.rabbitmq_consumer import RabbitMQConsumer
-from callboard_broker.rabbitmq_link import Backoff, Link, WireErrors
+from callboard_broker.rabbitmq_errors import (
+    WIRE_ERRORS,
+    ConnectionLostError,
+    QueueLockedError,
+    QueueMissingError,
+    UnansweredError,
+)
+from callboard_broker.rabbitmq_link import Backoff, Link
 from callboard_broker.rabbitmq_options import RabbitMQOptions
 from callboard_broker.rabbitmq_publisher import Outcome, PublisherChannel
-from callboard_broker.rabbitmq_wire import ConnectionLostError, QueueLockedError, QueueMissingError, Wire
+from callboard_broker.rabbitmq_wire import Wire
 from callboard_broker.topology import check_destination, check_hub, is_durable, queue_name, queue_spec, standing_queues
 
 __all__ = ["RabbitMQBroker", "RabbitMQOptions"]
@@ -104,7 +111,7 @@ class RabbitMQBroker:
                 await self._publish(destination, key, body, headers)
         except TimeoutError as error:
             raise BrokerUnavailableError(
-                f"The message for {destination} was not confirmed in {self._options.publish_timeout:g} seconds: {self._why()}."
+                f"The message for {destination} was not confirmed in {self._options.publish_timeout:g} seconds: {self._why(key)}."
             ) from error
 
     async def _publish(
@@ -114,7 +121,7 @@ class RabbitMQBroker:
         backoff: Backoff | None = None
         while True:
             publisher = self._publisher or await self._wait_for_publisher()
-            with contextlib.suppress(ConnectionLostError):
+            with contextlib.suppress(ConnectionLostError, UnansweredError):
                 declared = publisher.declared.get(destination)
                 if declared is None and destination.kind is DestinationKind.ACTIVITIES:
                     await publisher.declare(destination, instead_of=None)
@@ -149,10 +156,12 @@ class RabbitMQBroker:
         if publisher is not None:
             publisher.channel.lose()
 
-    def _why(self) -> str:
+    def _why(self, queue: str) -> str:
         if self.blocked:
             return "RabbitMQ takes no messages, its memory or disk alarm is on (see rabbitmqctl status)"
-        return "RabbitMQ did not answer" if self._publisher else f"no connection ({self._publishing.trouble})"
+        if self._publisher is None:
+            return f"no connection ({self._publishing.trouble})"
+        return f"RabbitMQ did not answer. If it does for others, look whether the queue has a leader: rabbitmq-queues quorum_status {queue}"
 
     def _key(self, destination: Destination) -> str:
         check_destination(destination, self._partitions)
@@ -195,8 +204,8 @@ class RabbitMQBroker:
             return await wire.depth(queue_name(self._hub, destination))
         except (QueueMissingError, QueueLockedError):
             return 0
-        except WireErrors as error:
-            raise BrokerUnavailableError(f"RabbitMQ hung up: {error}.") from error
+        except WIRE_ERRORS as error:
+            raise BrokerUnavailableError(f"RabbitMQ did not answer as it should: {error}.") from error
 
     async def _check_consumers(self, wire: Wire) -> None:
         await wire.ping()

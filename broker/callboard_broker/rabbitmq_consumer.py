@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from callboard.errors import BrokerUnavailableError, ConfigurationError
 from callboard.ports import Delivery, Destination, DestinationKind
 from callboard_broker.rabbitmq_deliveries import ConsumerChannel
-from callboard_broker.rabbitmq_link import Backoff, Link, WireErrors
+from callboard_broker.rabbitmq_errors import WIRE_ERRORS, QueueMissingError, UnansweredError
+from callboard_broker.rabbitmq_link import Backoff, Link
 from callboard_broker.rabbitmq_options import RabbitMQOptions
-from callboard_broker.rabbitmq_wire import QueueMissingError, Wire
+from callboard_broker.rabbitmq_wire import Wire
 from callboard_broker.topology import queue_name, queue_spec
 
 log = logging.getLogger("callboard.broker")
@@ -117,6 +118,8 @@ class RabbitMQConsumer:
             waiting = await wire.depth(queue_name(self._hub, self._destination))
         except QueueMissingError:
             waiting = -1
+        except UnansweredError:
+            return  # a queue without a leader delivers nothing to a new consumer either
         if waiting and channel is self._channel and seen == channel.delivered and channel.unacked < self._prefetch:
             channel.lose(f"nothing was delivered while {waiting} messages wait" if waiting > 0 else "its queue is gone")
 
@@ -125,7 +128,7 @@ class RabbitMQConsumer:
             wire = await self._link.connected()
             try:
                 channel = await self._uninterrupted(self._consume(wire))
-            except (*WireErrors, ConfigurationError) as error:
+            except (*WIRE_ERRORS, ConfigurationError) as error:
                 if isinstance(error, ConfigurationError) and not self._first.done():
                     self._first.set_exception(error)
                     return

@@ -9,24 +9,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 from callboard.errors import BrokerUnavailableError, CallboardError
+from callboard_broker.rabbitmq_errors import WIRE_ERRORS, RefusedError, unreachable
 from callboard_broker.rabbitmq_options import RabbitMQOptions
-from callboard_broker.rabbitmq_wire import (
-    ConnectionLostError,
-    DifferentError,
-    QueueLockedError,
-    QueueMissingError,
-    RefusedError,
-    Wire,
-    unreachable,
-)
+from callboard_broker.rabbitmq_wire import Wire
 
 log = logging.getLogger("callboard.broker")
 
 #: Seconds between looks at whether the server has blocked us.
 WATCH_SECONDS = 1.0
-
-#: What a request on a wire can end with.
-WireErrors = (ConnectionLostError, QueueMissingError, QueueLockedError, DifferentError, BrokerUnavailableError)
 
 
 class Backoff:
@@ -150,11 +140,13 @@ class Link:
         wire = await Wire.connect(self._options, self._purpose)
         try:
             await self._prepare(wire)
-        except WireErrors as error:
+        except WIRE_ERRORS as error:
             await wire.aclose()
             if isinstance(error, BrokerUnavailableError):
                 raise
-            raise BrokerUnavailableError(f"RabbitMQ at {self._options.address} hung up: {error}.") from error
+            raise BrokerUnavailableError(
+                f"RabbitMQ at {self._options.address} did not answer as it should: {error}."
+            ) from error
         except BaseException:
             await wire.aclose()
             raise
@@ -203,5 +195,5 @@ class Link:
     async def _probe_once(self, wire: Wire) -> None:
         try:
             await self._probe(wire)
-        except WireErrors as error:
+        except WIRE_ERRORS as error:
             wire.abort(f"the probe failed: {error}")

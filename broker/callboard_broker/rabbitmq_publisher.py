@@ -165,10 +165,11 @@ class _Confirmation:
     reader down.
     """
 
-    __slots__ = ("_channel", "_identity", "_size", "waiter")
+    __slots__ = ("_channel", "_held", "_identity", "_size", "_window", "waiter")
 
-    def __init__(self, channel: PublisherChannel, identity: str, size: int) -> None:
-        self._channel, self._identity, self._size = channel, identity, size
+    def __init__(self, channel: DriverChannel, window: _Window, identity: str, size: int) -> None:
+        self._channel, self._window = channel, window
+        self._identity, self._size, self._held = identity, size, True
         self.waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def done(self) -> bool:
@@ -184,9 +185,16 @@ class _Confirmation:
         self.settle(Outcome.RETURNED if isinstance(error, PublishError) else Outcome.REFUSED)
 
     def settle(self, outcome: Outcome) -> None:
-        self._channel.settled(self._identity, self._size)
+        self._channel.message_id_delivery_tag.pop(self._identity, None)
+        self.make_room()
         if not self.waiter.done():
             self.waiter.set_result(outcome)
+
+    def make_room(self) -> None:
+        """Gives its place in the window to another."""
+        if self._held:
+            self._held = False
+            self._window.release(self._size)
 
 
 class PublisherChannel:
@@ -196,8 +204,10 @@ class PublisherChannel:
     it reports messages as confirmed that came back.
     """
 
-    def __init__(self, channel: DriverChannel, outbox: Outbox, *, window: int, window_bytes: int) -> None:
-        self._channel, self._outbox = channel, outbox
+    def __init__(
+        self, channel: DriverChannel, outbox: Outbox, *, blocked: Callable[[], bool], window: int, window_bytes: int
+    ) -> None:
+        self._channel, self._outbox, self._blocked = channel, outbox, blocked
         self._window = _Window(window, window_bytes)
         self._frame_max = channel.connection.connection_tune.frame_max
         self._identity = uuid.uuid4().hex
@@ -212,26 +222,32 @@ class PublisherChannel:
         await self._window.acquire(size)
         if self._lost:
             return Outcome.LOST
-        return await self._send(routing_key, body, headers, frames.PERSISTENT if persistent else frames.TRANSIENT)
+        try:
+            confirmation = self._send(routing_key, body, headers, frames.PERSISTENT if persistent else frames.TRANSIENT)
+        except BaseException:
+            self._window.release(size)
+            raise
+        try:
+            return await confirmation.waiter
+        except asyncio.CancelledError:
+            # A queue without a leader confirms nothing; its publishers, giving up, must not use the window up. While the server
+            # reads nothing at all they must, or what waits for the socket would grow without bounds.
+            if not self._blocked():
+                confirmation.make_room()
+            raise
 
-    def _send(
-        self, routing_key: str, body: bytes, headers: Mapping[str, str] | None, mode: int
-    ) -> asyncio.Future[Outcome]:
+    def _send(self, routing_key: str, body: bytes, headers: Mapping[str, str] | None, mode: int) -> _Confirmation:
         channel, number, size = self._channel, self._channel.number, len(body)
-        identity = f"{self._identity}.{channel.delivery_tag + 1}"
+        tag = channel.delivery_tag + 1
+        identity = f"{self._identity}.{tag}"
         header = frames.content_header(number, size, headers, mode, identity)
-        channel.delivery_tag = tag = channel.delivery_tag + 1
-        confirmation = _Confirmation(self, identity, size)
+        method = frames.publish(number, routing_key)
+        confirmation = _Confirmation(channel, self._window, identity, size)
+        channel.delivery_tag = tag
         channel.confirmations[tag] = confirmation
         channel.message_id_delivery_tag[identity] = tag
-        self._outbox.write(
-            frames.publish(number, routing_key), header, *frames.body_frames(number, body, self._frame_max)
-        )
-        return confirmation.waiter
-
-    def settled(self, identity: str, size: int) -> None:
-        self._channel.message_id_delivery_tag.pop(identity, None)
-        self._window.release(size)
+        self._outbox.write(method, header, *frames.body_frames(number, body, self._frame_max))
+        return confirmation
 
     def lose(self) -> None:
         """Ends all that is pending: nobody will confirm it any more."""

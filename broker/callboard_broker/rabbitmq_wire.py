@@ -1,10 +1,11 @@
-"""One AMQP connection and the requests made on it. The driver is imported here and by ``rabbitmq_publisher`` and
-``rabbitmq_deliveries``, nowhere else.
+"""One AMQP connection and the requests made on it. The driver is imported here, and by ``rabbitmq_errors``,
+``rabbitmq_publisher`` and ``rabbitmq_deliveries``; nowhere else.
 
 Rules of this file:
-- A request to the server, once sent, is never cancelled: the driver closes the channel of a cancelled request. Requests run as tasks of
-  their own; whoever waits for one may go.
-- A server that does not answer in time is gone: the connection is aborted, everything on it ends, the supervisor makes a new one.
+- A request to the server, once sent, is not cancelled with whoever waits for it, because the driver closes the channel of a cancelled
+  request: requests run as tasks of their own.
+- A server that does not answer in time is gone: the connection is aborted, everything on it ends, the supervisor makes a new one. But a
+  queue without a leader leaves only the requests for it unanswered, so another channel is asked first; then only the channel is given up.
 - The driver's errors end here.
 """
 
@@ -14,20 +15,27 @@ import asyncio
 import contextlib
 import logging
 import re
-import ssl
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar, cast
 
 import aio_pika
 import aiormq
-from aiormq import exceptions as driver
 from aiormq.connection import Connection, TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
-from callboard.errors import BrokerUnavailableError, ConfigurationError
 from callboard.ports import Delivery
 from callboard_broker.rabbitmq_deliveries import ConsumerChannel
+from callboard_broker.rabbitmq_errors import (
+    WIRE_ERRORS,
+    ConnectionLostError,
+    DifferentError,
+    UnansweredError,
+    cannot_connect,
+    judge_difference,
+    translated,
+    words,
+)
 from callboard_broker.rabbitmq_options import RabbitMQOptions
 from callboard_broker.rabbitmq_publisher import DriverChannel, Outbox, PublisherChannel
 from callboard_broker.topology import QueueSpec
@@ -40,26 +48,6 @@ T = TypeVar("T")
 DECLARING_CHANNELS = 8
 #: Seconds that a farewell may take before the socket is simply closed.
 CLOSE_SECONDS = 3.0
-
-
-class ConnectionLostError(Exception):
-    """The connection or channel ended before the server answered."""
-
-
-class QueueMissingError(Exception):
-    """There is no queue of that name."""
-
-
-class QueueLockedError(Exception):
-    """Another connection has that exclusive queue."""
-
-
-class DifferentError(Exception):
-    """A queue of that name is there with other properties."""
-
-
-class RefusedError(BrokerUnavailableError):
-    """The server answered, and does not want us: trying again at once would not help."""
 
 
 class _Transport(TransportFactory):
@@ -103,6 +91,7 @@ class _SaidByUs(logging.Filter):
         "Server connection %r was stuck",
         "Connection %r was",
         "Consumer %r cancelled by the broker",
+        "Closing channel %r because RPC call",
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -127,7 +116,8 @@ class Wire:
         self.version = _version(self._driver.server_properties.get("version"))
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.outbox = Outbox(self._driver.write_queue)
-        self._abandoned: set[asyncio.Task[Any]] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._context = copy_context()
         self._driver.closing.add_done_callback(self._on_closing)
 
     @classmethod
@@ -157,7 +147,7 @@ class Wire:
                 connection_class=_Connection,
             )
         except (aiormq.AMQPError, OSError, TimeoutError, EOFError) as error:
-            raise _cannot_connect(error, options) from error
+            raise cannot_connect(error, options) from error
         return cls(connection, options)
 
     @property
@@ -209,7 +199,7 @@ class Wire:
                     )
                 )
         except DifferentError as error:
-            _judge_difference(spec, str(error), accept=self._options.accept_existing_queues)
+            judge_difference(spec, str(error), accept=self._options.accept_existing_queues)
 
     async def depth(self, queue: str) -> int:
         """How many messages wait.
@@ -228,6 +218,7 @@ class Wire:
         return PublisherChannel(
             cast("DriverChannel", channel),
             self.outbox,
+            blocked=lambda: self.blocked,
             window=self._options.publish_window,
             window_bytes=self._options.publish_window_bytes,
         )
@@ -240,15 +231,19 @@ class Wire:
         """
         channel = cast("DriverChannel", await self._request(self._driver.channel(publisher_confirms=False)))
         consumer = ConsumerChannel(channel, self.outbox, on_delivery)
-        await self._request(channel.basic_qos(prefetch_count=prefetch))
-        await self._request(channel.basic_consume(queue, consumer.on_message))
+        try:
+            await self._request(channel.basic_qos(prefetch_count=prefetch))
+            await self._request(channel.basic_consume(queue, consumer.on_message))
+        except BaseException:
+            consumer.lose("it was never started")
+            raise
         return consumer
 
     async def end(self, consumer: ConsumerChannel) -> None:
         """Ends a consumer; what is not acked is back in its queue when this returns."""
         consumer.stop()
         channel = consumer.channel
-        with contextlib.suppress(ConnectionLostError, BrokerUnavailableError):
+        with contextlib.suppress(*WIRE_ERRORS):
             if self.lost.done() or channel.is_closed:
                 return
             for tag in list(channel.consumers):
@@ -265,11 +260,11 @@ class Wire:
         """Ends the connection, politely if the server listens."""
         self._lose("closed by us")
         await self.outbox.aclose()
-        closing = asyncio.get_running_loop().create_task(self._connection.close())
+        closing = asyncio.get_running_loop().create_task(self._connection.close(), context=self._context)
         await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
         if not closing.done():
             self._connection.socket.abort()
-        await asyncio.wait({closing, *self._abandoned}, timeout=CLOSE_SECONDS)
+        await asyncio.wait({closing, *self._requests}, timeout=CLOSE_SECONDS)
         if closing.done() and not closing.cancelled():
             closing.exception()
 
@@ -279,7 +274,7 @@ class Wire:
 
     def _on_closing(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
-        self._lose(_words(error))
+        self._lose(words(error))
 
     @contextlib.asynccontextmanager
     async def _channel(self) -> AsyncGenerator[DriverChannel]:
@@ -289,33 +284,48 @@ class Wire:
             yield channel
         finally:
             if not channel.is_closed:
-                with contextlib.suppress(ConnectionLostError, BrokerUnavailableError):
+                with contextlib.suppress(*WIRE_ERRORS):
                     await self._request(channel.close())
 
     async def _request(self, work: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.get_running_loop().create_task(work)
-        self._abandoned.add(task)
-        task.add_done_callback(self._retrieve)
-        while not task.done():
-            await asyncio.wait(
-                [task, cast("asyncio.Future[Any]", self.lost)],
-                timeout=self._options.rpc_timeout,
-                return_when="FIRST_COMPLETED",
-            )
-            if task.done():
-                break
-            if self.lost.done():
-                raise ConnectionLostError(self.lost.result())
-            if not self.blocked:
-                self.abort(f"no answer for {self._options.rpc_timeout:g} seconds")
+        task = self._spawn(work)
+        while not await self._ended(task):
+            if self.blocked:
+                continue
+            if await self._answers():
+                task.cancel()
+                raise UnansweredError(f"the server did not answer for {self._options.rpc_timeout:g} seconds")
+            self.abort(f"no answer for {self._options.rpc_timeout:g} seconds")
         if task.cancelled():
             raise ConnectionLostError("the channel was closed")
         if (error := task.exception()) is not None:
-            raise _translated(error) from error
+            raise translated(error) from error
         return task.result()
 
+    async def _ended(self, task: asyncio.Task[Any]) -> bool:
+        """Waits for the request, as long as one may take."""
+        lost = cast("asyncio.Future[Any]", self.lost)
+        await asyncio.wait([task, lost], timeout=self._options.rpc_timeout, return_when="FIRST_COMPLETED")
+        if lost.done() and not task.done():
+            raise ConnectionLostError(self.lost.result())
+        return task.done()
+
+    async def _answers(self) -> bool:
+        """Whether the server still opens channels."""
+        opening = self._spawn(self._driver.channel(publisher_confirms=False))
+        if not await self._ended(opening) or opening.cancelled() or opening.exception() is not None:
+            return False
+        self._spawn(opening.result().close())
+        return True
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work, context=self._context)
+        self._requests.add(task)
+        task.add_done_callback(self._retrieve)
+        return task
+
     def _retrieve(self, task: asyncio.Task[Any]) -> None:
-        self._abandoned.discard(task)
+        self._requests.discard(task)
         if not task.cancelled():
             task.exception()
 
@@ -323,72 +333,3 @@ class Wire:
 def _version(raw: Any) -> tuple[int, ...]:
     text = raw.decode() if isinstance(raw, bytes | bytearray) else str(raw)
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
-
-
-def _translated(error: BaseException) -> Exception:
-    match error:
-        case driver.ChannelPreconditionFailed():
-            return DifferentError(_words(error))
-        case driver.ChannelNotFoundEntity():
-            return QueueMissingError(str(error))
-        case driver.ChannelLockedResource():
-            return QueueLockedError(str(error))
-        case driver.ChannelAccessRefused():
-            return RefusedError(
-                f"RabbitMQ refused: {error}. Give the user the permissions to configure, write and read the hub's queues "
-                f"and the default exchange: rabbitmqctl set_permissions."
-            )
-        case _:
-            return ConnectionLostError(_words(error))
-
-
-def _words(error: BaseException | None) -> str:
-    """What the driver says, without its class names."""
-    return str(error).strip() if error is not None and str(error).strip() else "the connection was closed"
-
-
-def _judge_difference(spec: QueueSpec, text: str, *, accept: bool) -> None:
-    if accept:
-        log.warning("Queue %s is used as it is, though it should have other properties: %s", spec.name, text)
-        return
-    limit = spec.arguments.get("x-delivery-limit")
-    upgrade = (
-        f" If an older RabbitMQ made it: have it keep messages by policy (rabbitmqctl set_policy --apply-to queues NAME "
-        f"'^{re.escape(spec.name)}$' '{{\"delivery-limit\": {limit}}}'), then set the option accept_existing_queues=true."
-        if limit is not None and "x-delivery-limit" in text
-        else ""
-    )
-    raise ConfigurationError(
-        f"Queue {spec.name!r} exists with other properties than this hub needs: {text}. Delete it once it is empty "
-        f"(rabbitmqctl delete_queue {spec.name}), or use another hub name.{upgrade}"
-    )
-
-
-def _cannot_connect(error: BaseException, options: RabbitMQOptions) -> BrokerUnavailableError:
-    where = f"RabbitMQ at {options.address}"
-    if isinstance(error, driver.ProbableAuthenticationError | driver.AuthenticationError):
-        return RefusedError(
-            f"{where} refused the credentials of user {options.user!r}. Check user and password in the broker URL; 'guest' may "
-            f"log in from the server's own machine only."
-        )
-    if isinstance(error, driver.InvalidFrameError) and "Connection.Close" in str(error):
-        return RefusedError(
-            f"{where} does not let user {options.user!r} use virtual host {options.virtual_host!r}: it does not exist, or the "
-            f"user has no permissions there. Check with rabbitmqctl list_vhosts and rabbitmqctl list_permissions."
-        )
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return RefusedError(
-            f"{where} has a certificate that is not trusted: {cause.verify_message}. Name the authority's certificate with "
-            f"tls_ca_file, and connect by the name that is in the server's certificate."
-        )
-    return unreachable(options, "" if isinstance(error, TimeoutError) else str(cause))
-
-
-def unreachable(options: RabbitMQOptions, reason: str) -> BrokerUnavailableError:
-    """There is no answer, or none that makes sense."""
-    reason = reason or f"no answer in {options.connect_timeout:g} seconds"
-    return BrokerUnavailableError(
-        f"Cannot reach RabbitMQ at {options.address}: {reason}. Check that the server runs there (and speaks {'TLS' if options.tls else 'plain AMQP'} on "
-        f"that port), and that no firewall is in between."
-    )

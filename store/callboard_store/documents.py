@@ -18,14 +18,12 @@ import msgspec
 from callboard.core.instances import Commit, InstanceRecord, Projection
 from callboard.core.messages import ActivityCall
 from callboard.ports import Claim, Lease, Quarantined, TimerRow, WorkerInfo
-from callboard_store.rules import key_end, key_start
+from callboard_store.rules import MAX_QUARANTINED, key_end, key_start
 
 Document: TypeAlias = dict[str, Any]
 
 #: The status of tombstones in ``instances``; no instance has it.
 PURGED = "Purged"
-#: Quarantined bodies are cut to this, so that one always fits a document.
-MAX_QUARANTINED = 4 * 1024 * 1024
 
 _DATES = (datetime, bytes)
 

@@ -19,6 +19,8 @@ MAX_PARTITIONS = 4096
 TAKEN_SECONDS = 3600.0
 #: How long a payload that nothing refers to is kept by ``trim``: its commit may be on the way.
 PAYLOAD_GRACE_SECONDS = 3600.0
+#: Quarantined bodies are cut to this, so that one always fits a document.
+MAX_QUARANTINED = 4 * 1024 * 1024
 
 _HUB = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,44}")
 _WHOLE_PAYLOAD_KEY = re.compile(r"[^/]+/[0-9a-f]{64}")

@@ -90,6 +90,8 @@ def main(arguments: list[str]) -> int:
         say("interrupted; what was measured until now:")
         report.failures["bench"] = "interrupted"
     show(report)
+    if chosen.profile:
+        say(f"profiles of the workers, by {report.options.profiler}, are in {chosen.profile}")
     if chosen.json:
         write(report, chosen.json)
     return 1 if report.failures else 0

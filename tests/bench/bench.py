@@ -23,6 +23,8 @@ PARTS = ("latency", "floor", "hello", "fan-out", "chain", "idle", "embedded")
 #: Repetitions where one measurement is short.
 REPEAT = 3
 FLOOR_REPEAT = 2
+#: The floor's processes: module and arguments by name.
+FLOOR = {"floor-owner": ("floor", "owner"), "floor-activities": ("floor", "activities")}
 
 
 def say(words: str) -> None:
@@ -53,6 +55,7 @@ class Bench:
         self._profiles = profiles
         self._hub = f"bench-{uuid.uuid4().hex[:8]}"
         self._processes: dict[str, list[int]] = {}
+        self._floor_pids: list[int] = []
 
     def run(self) -> None:
         """Measure everything; what fails is noted, and the rest goes on."""
@@ -73,8 +76,9 @@ class Bench:
             try:
                 steps[part]()
             except BenchError as error:
-                say(f"{part} failed: {error}")
-                self._report.failures[part] = str(error)
+                name = " and ".join(other for other in PARTS if steps[other] == steps[part])
+                say(f"{name} failed: {error}")
+                self._report.failures[name] = str(error)
                 self._stop_workers()
         self._stop_workers()
 
@@ -132,21 +136,22 @@ class Bench:
         hellos: list[Measured] = []
         for number in range(self._options.rounds):
             if "floor" in self._options.only and not floors:
-                floors.append(self._floor())
+                self._floor(floors)
             if "hello" in self._options.only:
                 say(f"round {number + 1} of {self._options.rounds}: hello_sequence, {self._options.count} times")
                 hellos += self._hello()
                 self._keep("hello", hellos)
             if "floor" in self._options.only:
-                floors.append(self._floor())
-                self._keep("floor", [one for floor in floors for one in floor])
+                self._floor(floors)
+        self._cast.stop(*FLOOR)
         if hellos and floors:
             neighbours = [before + after for before, after in itertools.pairwise(floors)]
             self._report.compare(hellos, neighbours)
 
-    def _floor(self) -> list[Measured]:
+    def _floor(self, floors: list[list[Measured]]) -> None:
         say(f"the floor, {self._options.count} orchestrations, {FLOOR_REPEAT} times")
-        pids = [self._cast.serve(f"floor-{role}", "floor", role) for role in ("owner", "activities")]
+        if not floors:
+            self._floor_pids = [self._cast.serve(name, *FLOOR[name]) for name in FLOOR]
         order = Order(
             part="floor",
             count=self._options.count,
@@ -154,12 +159,10 @@ class Bench:
             repeat=FLOOR_REPEAT,
             timeout=self._options.timeout,
             aftermath=self._options.aftermath_seconds,
-            processes={"workers": pids, **server_processes()},
+            processes={"workers": self._floor_pids, **server_processes()},
         )
-        try:
-            return self._cast.measure(order, "floor", "client")
-        finally:
-            self._cast.stop("floor-owner", "floor-activities")
+        floors.append(self._cast.measure(order, "floor", "client"))
+        self._keep("floor", [one for floor in floors for one in floor])
 
     def _hello(self) -> list[Measured]:
         workers, spies = self._workers()["workers"], list[Process]()

@@ -52,17 +52,21 @@ class Quantiles(msgspec.Struct, frozen=True):
 
 
 class Steps(msgspec.Struct, frozen=True):
-    """What a step costs at both ends of a long history: medians, in milliseconds."""
+    """What a step costs along a history: medians, in milliseconds."""
 
     first_ms: float
     last_ms: float
     ratio: float
+    tenths_ms: tuple[float, ...]
+    """Of every tenth of the steps, in order: tells growth from a disturbance at one end."""
 
     @classmethod
     def of(cls, stamps: Sequence[float], ends: int) -> Steps:
-        steps = [later - earlier for earlier, later in itertools.pairwise(stamps)]
-        first, last = (statistics.median(end) * 1000 for end in (steps[:ends], steps[-ends:]))
-        return cls(first, last, last / first)
+        steps = [(later - earlier) * 1000 for earlier, later in itertools.pairwise(stamps)]
+        first, last = statistics.median(steps[:ends]), statistics.median(steps[-ends:])
+        bounds = [len(steps) * number // 10 for number in range(11)]
+        tenths = [statistics.median(steps[start:end]) for start, end in itertools.pairwise(bounds) if end > start]
+        return cls(first, last, last / first, tuple(tenths))
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,7 +43,7 @@ class Cast:
 
     def stop(self, *names: str) -> None:
         """Stop these (all, if none is named), as an operator would."""
-        chosen = [self._serving.pop(name)[0] for name in names or list(self._serving)]
+        chosen = [self._serving.pop(name)[0] for name in names or list(self._serving) if name in self._serving]
         for process in chosen:
             process.signal(signal.SIGTERM)
         for process in chosen:
@@ -87,6 +87,7 @@ class Cast:
 
     def _start(self, name: str, module: str, *arguments: str) -> tuple[Process, Path]:
         log = self.directory / f"{name}.log"
+        log.unlink(missing_ok=True)
         path = os.pathsep.join([*map(str, ROOTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-m", f"tests.bench.{module}", *arguments]
         return Process(command, environment=os.environ | {"PYTHONPATH": path}, log=log), log

@@ -1,4 +1,4 @@
-"""Profiles a whole process with cProfile: every thread of it, not only the one that asks."""
+"""Profiles a whole process with cProfile: the CPU time of every thread of it, not only of the one that asks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import cProfile
 import pstats
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from pathlib import Path
 @contextlib.contextmanager
 def profiled(path: Path) -> Generator[None]:
     """Profile this thread and those that start meanwhile; write the sum to a file that pstats reads."""
-    profiles = [cProfile.Profile()]
+    profiles = [cProfile.Profile(time.thread_time)]
     run = threading.Thread.run
 
     def run_profiled(thread: threading.Thread) -> None:
-        profile = cProfile.Profile()
+        profile = cProfile.Profile(time.thread_time)
         profiles.append(profile)
         profile.runcall(run, thread)
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import aio_pika
 import pytest
@@ -62,6 +62,11 @@ async def opened(url: str, hub: str, **options: Any) -> AsyncGenerator[RabbitMQB
         await broker.aclose()
 
 
+def inside(thing: object) -> Any:
+    """Lets a test reach for what it must break."""
+    return thing
+
+
 async def eventually(condition: Any) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
@@ -77,7 +82,7 @@ class Traffic:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
 
-    async def __aenter__(self) -> Traffic:
+    async def __aenter__(self) -> Self:
         for destination in (P0, WORK):
             await self.broker.consume(destination, self.received, prefetch=20)
         self._tasks = [asyncio.create_task(self._publish(number)) for number in range(20)]
@@ -109,6 +114,8 @@ class Traffic:
 @pytest.mark.parametrize("how", ["restart", "kill"])
 async def test_a_restart_of_the_server_loses_nothing(server: RabbitMQServer, hub: str, how: str) -> None:
     async with opened(server.url, hub, publish_timeout=60) as broker:
+        await broker.publish(WORK, b"first")
+        await settle(server)
         reconnects: list[float] = []
         letters, held = Received(ack=True), Received()
         await broker.consume(ME, letters)
@@ -117,10 +124,7 @@ async def test_a_restart_of_the_server_loses_nothing(server: RabbitMQServer, hub
         await held.wait_for(1)
         broker.on_reconnect(lambda: reconnects.append(time.monotonic()))
         async with Traffic(broker):
-            if how == "kill":
-                await asyncio.to_thread(server.kill)
-            else:
-                await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.kill if how == "kill" else server.stop)
             held.deliveries[0].ack()
             await asyncio.sleep(0.5)
             await asyncio.to_thread(server.start)
@@ -128,6 +132,41 @@ async def test_a_restart_of_the_server_loses_nothing(server: RabbitMQServer, hub
         await eventually(lambda: reconnects)
         await broker.publish(ME, b"letter")
         await letters.wait_for(1)
+
+
+async def settle(server: RabbitMQServer) -> None:
+    """Lets the server forget nothing: killed within seconds of making a quorum queue, RabbitMQ 3.10 has it without a leader ever after."""
+    await asyncio.to_thread(server.restart)
+
+
+async def test_a_queue_without_a_leader_troubles_nobody_else(
+    server: RabbitMQServer, hub: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(server.url, hub, publish_timeout=3, rpc_timeout=1, probe_interval=1, publish_window=15) as broker:
+        await settle(server)
+        received = Received(ack=True)
+        await broker.publish(WORK, b"makes the queue")
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await broker.consume(P0, received)
+        try:
+            await broker.publish(WORK, b"")
+        except BrokerUnavailableError as error:
+            assert f"quorum_status {hub}.activities.work" in str(error)  # noqa: PT017  a later RabbitMQ may do better
+        else:
+            pytest.skip("this RabbitMQ does not lose leaders so easily")
+        caplog.clear()
+        consuming = asyncio.create_task(broker.consume(WORK, Received()))
+        for round_ in range(3):
+            attempts = [asyncio.create_task(broker.publish(WORK, b"")) for _ in range(10)]
+            for number in range(10):
+                await broker.publish(P0, b"%d.%d" % (round_, number))
+            outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+            assert all(isinstance(outcome, BrokerUnavailableError) for outcome in outcomes)
+        await received.wait_for_bodies({b"%d.%d" % (round_, number) for round_ in range(3) for number in range(10)})
+        with pytest.raises(BrokerUnavailableError, match="Cannot consume activities work"):
+            await consuming
+        assert "Lost the connection" not in caplog.text
 
 
 async def test_a_publish_without_a_server_says_so_in_time(server: RabbitMQServer, hub: str) -> None:
@@ -187,17 +226,19 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target, self.swallow, self._tasks = target, False, set[asyncio.Task[None]]()
 
-    async def __aenter__(self) -> Proxy:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        await asyncio.wait([
-            asyncio.create_task(self._pump(reader, back)),
-            asyncio.create_task(self._pump(there, writer)),
-        ])
+        await asyncio.wait(
+            [
+                asyncio.create_task(self._pump(reader, back)),
+                asyncio.create_task(self._pump(there, writer)),
+            ]
+        )
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         swallowed = False
@@ -252,10 +293,8 @@ async def test_a_deleted_queue_is_made_again_by_its_publisher(server: RabbitMQSe
 
 async def delete_queue(broker: RabbitMQBroker, name: str) -> None:
     """On the consuming connection, which alone may delete the inbox."""
-    wire = broker._consuming.wire
-    assert wire is not None
-    async with wire._channel() as channel:
-        await channel.queue_delete(name)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    async with inside(broker)._consuming.wire._channel() as channel:
+        await channel.queue_delete(name)
 
 
 async def test_a_consumer_whose_channel_the_server_closes_is_back(server: RabbitMQServer, hub: str) -> None:
@@ -267,7 +306,7 @@ async def test_a_consumer_whose_channel_the_server_closes_is_back(server: Rabbit
         await broker.publish(P1, b"held")
         (delivery,) = await received.wait_for(1)
         await other.wait_for(1)
-        delivery._channel.settle(frames.ack, 1_000_000)  # type: ignore[attr-defined]  # pyright: ignore
+        inside(delivery)._channel.settle(frames.ack, 1_000_000)
         again = (await received.wait_for(2))[1]
         assert again.redelivered
         delivery.ack()
@@ -279,9 +318,8 @@ async def test_a_consumer_whose_channel_the_server_closes_is_back(server: Rabbit
 
 async def test_a_closed_publishing_channel_is_replaced(server: RabbitMQServer, hub: str) -> None:
     async with opened(server.url, hub) as broker, Traffic(broker):
-        assert broker._publisher is not None
-        channel: Any = broker._publisher.channel._channel
-        broker._publishing.wire.outbox.write(frames.ack(channel.number, 1_000_000))  # type: ignore[union-attr]  # pyright: ignore
+        channel = inside(broker)._publisher.channel._channel
+        inside(broker)._publishing.wire.outbox.write(frames.ack(channel.number, 1_000_000))
         await eventually(lambda: channel.is_closed)
 
 
@@ -291,8 +329,8 @@ async def test_a_consumer_that_died_silently_is_started_again(
     async with opened(server.url, hub, probe_interval=0.3) as broker:
         received = Received(ack=True)
         await broker.consume(P0, received)
-        (consumer,) = broker._consumers
-        channel: Any = consumer._channel.channel  # type: ignore[union-attr]  # pyright: ignore
+        (consumer,) = inside(broker)._consumers
+        channel = consumer._channel.channel
         for tag in list(channel.consumers):
             await channel.basic_cancel(tag)
         await broker.publish(P0, b"waits")
@@ -307,9 +345,9 @@ async def test_a_consumer_with_nothing_to_do_is_left_alone(server: RabbitMQServe
         await broker.consume(P1, full, prefetch=1)
         for _ in range(3):
             await broker.publish(P1, b"")
-        channels = [consumer._channel for consumer in broker._consumers]
+        channels = [consumer._channel for consumer in inside(broker)._consumers]
         await asyncio.sleep(2.5)
-        assert [consumer._channel for consumer in broker._consumers] == channels
+        assert [consumer._channel for consumer in inside(broker)._consumers] == channels
 
 
 # The server does not want our messages
@@ -389,7 +427,7 @@ async def test_credentials_that_are_refused(server: RabbitMQServer, hub: str) ->
     with pytest.raises(BrokerUnavailableError, match="refused the credentials of user 'somebody'") as refusal:
         await broker.open(hub, 2)
     assert time.monotonic() - began < 5
-    assert "s3cret" not in f"{refusal.value} {broker!r} {broker._options!r}"
+    assert "s3cret" not in f"{refusal.value} {broker!r} {inside(broker)._options!r}"
 
 
 async def test_a_virtual_host_that_is_not_there(server: RabbitMQServer, hub: str) -> None:

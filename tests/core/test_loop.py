@@ -909,7 +909,7 @@ def test_close_closes_coroutines_in_the_order_of_creation_and_in_their_context(s
     stage.start(main())
     stage.loop.create_task(child("never started"))
     stage.loop.close()
-    assert seen == [(name, "GeneratorExit", True) for name in "abc"]
+    assert seen == [(name, "_Evicted", True) for name in "abc"]
 
 
 def test_close_is_idempotent_and_final(stage: Stage) -> None:

@@ -484,7 +484,6 @@ def test_a_turn_whose_commit_was_lost_is_judged_again_from_what_the_store_holds(
     assert loaded.turn([message], now=at(0), token="x").duplicates == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("shape", ["coroutine", "nested", "task", "generator", "context manager"])
 def test_evicting_an_activation_does_not_act_on_what_finally_blocks_ask(shape: str) -> None:
     ran: list[str] = []
@@ -548,6 +547,28 @@ def test_evicting_an_activation_does_not_act_on_what_finally_blocks_ask(shape: s
     assert [type(event) for event in commit.events] == [EventRaised]
     assert commit.custom_status is None
     instance.forget()
+
+
+def test_a_closed_execution_takes_no_requests() -> None:
+    keep: list[OrchestrationContext] = []
+
+    async def cleans_up(context: OrchestrationContext) -> None:
+        keep.append(context)
+        try:
+            await context.create_timer(timedelta(seconds=1))
+        finally:
+            context.set_custom_status("from finally")
+
+    instance = started(cleans_up)
+    execution = Execution("one", Code(cleans_up), Targets())
+    replay(execution, instance.commits)
+    execution.close()
+    keep[-1].set_custom_status("zombie")
+    keep[-1].create_timer(timedelta(0)).cancel()
+    keep[-1].call_activity("zombie")
+    assert execution.custom_status is None
+    assert execution._actions == []  # pyright: ignore[reportPrivateUsage]
+    assert execution._timers_cancelled == []  # pyright: ignore[reportPrivateUsage]
 
 
 def test_closing_twice_is_closing_once() -> None:

@@ -229,12 +229,12 @@ class OrchestrationContext:
         """Raises an event on another instance, once this turn is durable; one that does not exist gets nothing."""
         self._host.send_event(instance_id, name, data)
 
-    def continue_as_new(self, input: object = None) -> None:
+    def continue_as_new(self, input: object = None) -> Any:
         """When the function returns, begins again with this input and an empty history, under the same instance id.
 
         Events that were not waited for yet are carried over. Return right after: ``return context.continue_as_new(state)``.
         """
-        self._host.continue_as_new(input)
+        return self._host.continue_as_new(input)
 
     def set_custom_status(self, value: object) -> None:
         """Shows a value (at most 16 KiB of JSON) in the instance's status; None clears it.

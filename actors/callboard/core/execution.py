@@ -49,7 +49,7 @@ from callboard.core.events import (
     TimerFired,
 )
 from callboard.core.failure import FailureDetails
-from callboard.core.instances import check_instance_id, child_instance_id, derived_execution_id
+from callboard.core.instances import check_instance_id, check_queue_name, child_instance_id, derived_execution_id
 from callboard.core.loop import DeterministicLoop
 from callboard.errors import CallboardError, SubOrchestrationFailedError, TaskFailedError
 
@@ -283,7 +283,7 @@ class Execution:
     def schedule_activity(self, activity: object, value: object, queue: str | None) -> DurableTask[Any]:
         target = self._targets.activity(activity)
         payload = payloads.encode(value, f"The input of activity {target.name!r}")
-        queue = payloads.text(queue or target.queue, "The name of an activity queue")
+        queue = check_queue_name(queue or target.queue)
         task_id = next(self._ids)
         self._ask(ScheduleTask(id=task_id, name=target.name, input=payload, queue=queue))
         return self._opened(task_id, target, TaskFailedError)

@@ -151,12 +151,10 @@ def _ended(event: _Ended, scheduled: _Scheduled | None) -> EventJson:
 
 
 def _raw(event: HistoryEvent) -> EventJson:
-    fields: EventJson = {
-        _pascal(name): value for name, value in msgspec.to_builtins(event, builtin_types=(datetime,)).items()
-    }
-    fields.pop("EventType")
-    fields = {name: timestamp(value) if isinstance(value, datetime) else value for name, value in fields.items()}
-    return {"EventType": event_type(event), "EventId": fields.pop("EventId", -1), **fields}
+    fields: EventJson = {_pascal(name): value for name, value in msgspec.to_builtins(event).items()}
+    number = fields.pop("EventId", -1)
+    head = {"EventType": event_type(event), "EventId": number, "Timestamp": timestamp(event.timestamp)}
+    return head | {name: value for name, value in fields.items() if name not in head}
 
 
 def event_type(event: HistoryEvent) -> str:

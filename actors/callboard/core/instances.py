@@ -18,10 +18,11 @@ from callboard.core.events import (
     RuntimeStatus,
 )
 from callboard.core.failure import FailureDetails
-from callboard.errors import InvalidInstanceIdError
+from callboard.errors import InvalidInstanceIdError, InvalidPayloadError
 
 #: Longest instance id, in characters (Durable Functions' limit).
 MAX_INSTANCE_ID = 256
+_IN_QUEUE_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 _FORBIDDEN = frozenset("/\\#?")
 
 
@@ -47,6 +48,19 @@ def check_instance_id(instance_id: str) -> str:
         ):
             raise InvalidInstanceIdError(instance_id, f"it contains {character!r}")
     return instance_id
+
+
+def check_queue_name(name: str) -> str:
+    """Returns the name of an activity queue unchanged when every broker can carry it.
+
+    Raises:
+        InvalidPayloadError: empty, over 100 characters, or with others than ASCII letters, digits, ``-``, ``_`` and ``.``.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= 100 or not _IN_QUEUE_NAME.issuperset(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidPayloadError(
+            f"{str(name)[:64]!r} cannot name an activity queue: use 1 to 100 letters, digits, '-', '_' and '.' (ASCII)."
+        )
+    return name
 
 
 def partition_of(instance_id: str, partitions: int) -> int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.tasks
+import inspect
 import sys
 from asyncio.events import _get_running_loop, _set_running_loop  # pyright: ignore[reportPrivateUsage]
 from asyncio.tasks import _enter_task, _leave_task, _unregister_task  # pyright: ignore[reportPrivateUsage]
@@ -330,20 +331,27 @@ class DeterministicLoop(_EventLoop):
             raise interrupt
 
 
-def _exhaust(coro: Any) -> None:
-    """Close a coroutine, as often as its ``finally`` and ``except`` blocks wait for something again.
+class _Evicted(BaseException):
+    """Thrown into the coroutines of an activation that is disposed of. Made here only, and seen by nobody else."""
 
-    Each such wait is a RuntimeError, "coroutine ignored GeneratorExit". It and what else the blocks raise has nowhere
-    to go: the activation has no future, and what its code does from now on is not part of the orchestration.
+
+def _exhaust(coro: Any) -> None:
+    """Ends a coroutine, as often as its ``finally`` and ``except`` blocks wait for something again.
+
+    What the blocks raise has nowhere to go: the activation has no future, and what its code does from now on is not part
+    of the orchestration. Throwing, not closing: a nested coroutine that awaits in its ``finally`` would answer the close with
+    a RuntimeError, which an ``except Exception`` around it would take for a failure of the user's.
     """
+    if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+        coro.close()  # it never started, so nothing of it runs
+        return
     for _ in range(_CLOSE_ATTEMPTS):
         try:
-            coro.close()
+            coro.throw(_Evicted())
         except KeyboardInterrupt:
             raise
-        except BaseException:  # noqa: BLE001, S112  a coroutine that ended by raising closes silently the next time
-            continue
-        return
+        except BaseException:  # noqa: BLE001  it has ended, by this or by something of its own
+            return
 
 
 def _abandon(_generator: object) -> None:

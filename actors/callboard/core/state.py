@@ -58,6 +58,10 @@ from callboard.core.messages import (
 )
 
 
+#: Most message ids that are remembered across ``continue_as_new``: the latest ones.
+MOST_SEEN = 10_000
+
+
 class Verdict(enum.Enum):
     """Why a message yields no event."""
 
@@ -167,7 +171,7 @@ class InstanceState:
     def recently_seen(self, since: datetime) -> tuple[SeenMessage, ...]:
         """Consumed message ids that must be remembered by the next execution."""
         recent = sorted((at, key) for key, at in self.seen.items() if at >= since)
-        return tuple(SeenMessage(message_id=key, at=at) for at, key in recent)
+        return tuple(SeenMessage(message_id=key, at=at) for at, key in recent[-MOST_SEEN:])
 
     def begin(self, now: datetime) -> list[InputEvent]:
         """The first events of the execution that waits to begin."""

@@ -201,8 +201,9 @@ class Activation:
         self, execution: Execution, inputs: list[InputEvent], unfed: list[InputEvent], step: Step, now: datetime
     ) -> Decision:
         events: list[HistoryEvent] = list(inputs)
-        events.extend(action.to_event(now) for action in (*self._new_actions, *step.actions))
+        actions = (*self._new_actions, *step.actions)
         self._new_actions = ()
+        events.extend(action.to_event(now) for action in actions)
         match step.outcome:
             case None:
                 status: RuntimeStatus = "Suspended" if self.state.suspended else "Running"
@@ -218,7 +219,7 @@ class Activation:
                 )
                 return Decision(events=events, status="Failed")
             case Continued(input=value):
-                highest = max((action.id for action in step.actions), default=self.state.highest)
+                highest = max((action.id for action in actions), default=self.state.highest)
                 events.append(self._continued(execution, value, unfed, now, event_id=highest + 1))
                 return Decision(events=events, status="Suspended" if self.state.suspended else "Running")
 

@@ -52,7 +52,7 @@ def _add_routes(app: FastAPI, routes: Routes) -> None:
         ("POST", f"{PREFIX}/orchestrators/{{name}}", routes.start),
         ("POST", f"{PREFIX}/orchestrators/{{name}}/{{instance_id:path}}", routes.start),
         ("GET", f"{PREFIX}/instances", routes.instances),
-        ("DELETE", f"{PREFIX}/instances", routes.not_yet),
+        ("DELETE", f"{PREFIX}/instances", routes.purge_many),
         ("POST", f"{instance}/raiseEvent/{{event_name:path}}", routes.raise_event),
         ("POST", f"{instance}/terminate", routes.terminate),
         ("POST", f"{instance}/suspend", routes.suspend),

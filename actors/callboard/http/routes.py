@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import msgspec
 from fastapi import Request, Response
 
 from callboard.client import Client, InstanceStatus
 from callboard.core import folding
+from callboard.core.events import TERMINAL
 from callboard.core.payloads import text as valid_text
 from callboard.errors import CallboardError, InstanceNotFinishedError, InstanceNotFoundError
 from callboard.http.asking import MAX_EVENT_NAME, Query, json_body, media_type, no_body
@@ -154,6 +157,23 @@ class Routes:
         self._query(request)
         await self._bounded(self._purged(request.path_params["instance_id"]))
         return json_response({"instancesDeleted": 1})
+
+    async def purge_many(self, request: Request) -> Response:
+        """Delete all instances that have ended, of those that the filter names."""
+        which = self._query(request).instances()
+        if which.created_from is None:
+            raise RequestError(400, "Please provide value for 'createdTimeFrom' parameter.")
+        ended = tuple(status for status in which.statuses or TERMINAL if status in TERMINAL)
+        deleted, continuation, more = 0, None, bool(ended)
+        while more:
+            which = msgspec.structs.replace(which, statuses=ended)
+            page = await self._bounded(self._client().list_instances(which, continuation=continuation))
+            for status in page.instances:
+                with contextlib.suppress(InstanceNotFinishedError, InstanceNotFoundError):
+                    await self._bounded(self._client().purge(status.instance_id))
+                    deleted += 1
+            continuation, more = page.continuation, page.continuation is not None
+        return json_response({"instancesDeleted": deleted}, 200 if deleted else 404)
 
     async def _purged(self, instance_id: str) -> None:
         """An instance that has just ended is still telling others so: that takes a moment, not the caller's second try."""

@@ -26,6 +26,7 @@ from callboard_store.mongodb.driver import (
     ReadConcern,
     ReadPreference,
     ReturnDocument,
+    UpdateOne,
     WriteConcern,
     duplicates,
     translated,
@@ -110,6 +111,14 @@ class Hub:
         try:
             if documents:
                 await self._call(collection.insert_many(documents, ordered=False))
+        except BulkWriteError as error:
+            duplicates(error, self._server)
+
+    async def _update_each(self, collection: Collection, updates: list[UpdateOne]) -> None:
+        """Does updates in one call. An upsert that lost a race has found what it would have put."""
+        try:
+            if updates:
+                await self._call(collection.bulk_write(updates, ordered=False))
         except BulkWriteError as error:
             duplicates(error, self._server)
 

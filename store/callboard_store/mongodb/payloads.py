@@ -8,7 +8,7 @@ from typing import Final
 
 from callboard.errors import PayloadTooLargeError
 from callboard_store.documents import Document
-from callboard_store.mongodb.driver import ASCENDING, BulkWriteError, UpdateOne, duplicates
+from callboard_store.mongodb.driver import ASCENDING, UpdateOne
 from callboard_store.mongodb.hub import Hub
 from callboard_store.rules import is_payload_key, key_start
 
@@ -33,10 +33,7 @@ class Payloads(Hub):
                 _put(key, sha256, start // PIECE, len(starts), body[start : start + PIECE])
                 for start in starts[at : at + _PIECES_AT_ONCE]
             ]
-            try:
-                await self._call(self._in.payloads.bulk_write(updates, ordered=False))
-            except BulkWriteError as error:
-                duplicates(error, self._server)  # put by another at this moment, with the same content
+            await self._update_each(self._in.payloads, updates)
         return key
 
     async def get_payload(self, key: str) -> bytes:

@@ -20,7 +20,7 @@ from callboard_store.documents import (
     record_of,
     tombstone_fields,
 )
-from callboard_store.mongodb.driver import DESCENDING
+from callboard_store.mongodb.driver import DESCENDING, ReturnDocument
 from callboard_store.mongodb.hub import after
 from callboard_store.mongodb.payloads import Payloads
 from callboard_store.rules import PAYLOAD_GRACE_SECONDS, TAKEN_SECONDS, key_end, key_start, payload_hashes
@@ -58,8 +58,11 @@ class Purging(Payloads):
         as_read = {name: document[name] for name in ("_id", "executionId", "head", "runtimeStatus")}
         buried = tombstone_fields(document, seconds=tombstone_seconds)
         tombstone = {"$mergeObjects": [{"$literal": buried}, {"purgedAt": "$$NOW"}]}
-        await self._call(self._in.instances.update_one(as_read, [{"$replaceWith": tombstone}]))
-        return await self._call(self._in.instances.find_one({"_id": document["_id"], "purging": True}))
+        return await self._call(
+            self._in.instances.find_one_and_update(
+                as_read, [{"$replaceWith": tombstone}], return_document=ReturnDocument.AFTER
+            )
+        )
 
     async def _is_over(self, document: Document) -> bool:
         """Whether all commits are sent, and none is newer than the record."""

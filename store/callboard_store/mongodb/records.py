@@ -59,7 +59,7 @@ class Records(Purging):
     ) -> list[int]:
         """Decides about records whose id is taken; returns those that must be tried again."""
         replacements = [_replacement(records[index]) for index in clashes]
-        await self._call(self._in.instances.bulk_write(replacements, ordered=False))
+        await self._update_each(self._in.instances, replacements)
         ids = [records[index].instance_id for index in clashes]
         found = {
             document["_id"]: document
@@ -88,16 +88,11 @@ class Records(Purging):
         return {document["_id"]: record_of(document) for document in documents}
 
     async def project(self, projections: Sequence[Projection]) -> None:
-        if not projections:
-            return
         updates = [
             UpdateOne(projection_filter(projection), projection_update(projection))
             for projection in sorted(projections, key=_number)  # a chain of one instance applies in one call
         ]
-        try:
-            await self._call(self._in.instances.bulk_write(updates, ordered=False))
-        except BulkWriteError as error:
-            duplicates(error, self._server)
+        await self._update_each(self._in.instances, updates)
 
     async def pending_starts(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[InstanceRecord]:
         which = {

@@ -10,6 +10,7 @@ import msgspec
 
 from callboard.core.messages import ActivityCall
 from callboard.ports import Claim, HubView, Lease, Quarantined, TimerRow, WorkerInfo
+from callboard_store.rules import MAX_QUARANTINED
 from callboard_store.sqlite.database import Sql
 from callboard_store.sqlite.instances import Topic
 from callboard_store.sqlite.tables import json, text, time_of
@@ -165,7 +166,13 @@ class Quarantine(Topic):
     """Adds the quarantine."""
 
     async def quarantine(self, message: Quarantined) -> None:
-        values = (text(message.at), message.source, message.reason, json(message.headers), message.body)
+        values = (
+            text(message.at),
+            message.source,
+            message.reason,
+            json(message.headers),
+            message.body[:MAX_QUARANTINED],
+        )
         await self._write(
             lambda sql: sql.run(
                 "INSERT INTO {quarantine} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", message.id, *values

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from callboard.testing.store_contract.deletion import PayloadTests, PurgingTests, TrimmingTests
 from callboard.testing.store_contract.histories import AppendingTests, LoadingTests, SweepingTests
+from callboard.testing.store_contract.listing import ListingTests
 from callboard.testing.store_contract.ownership import ClaimTests, LeaseTests, QuarantineTests, TimerTests
-from callboard.testing.store_contract.records import CreatingTests, ListingTests, OpeningTests, ProjectingTests
+from callboard.testing.store_contract.records import CreatingTests, OpeningTests, ProjectingTests
 
 __all__ = ["StoreContract"]
 

@@ -240,3 +240,9 @@ class QuarantineTests(StoreTests):
             await store.quarantine(made[0])
             assert await store.quarantined(9) == made[::-1]
             assert await store.quarantined(2) == made[:1:-1]
+
+    async def test_a_huge_one_is_cut(self) -> None:
+        async with self.opened() as store:
+            await store.quarantine(self._message(0, b"x" * 20_000_000))
+            (kept,) = await store.quarantined(9)
+            assert kept == self._message(0, b"x" * 4 * 1024 * 1024)

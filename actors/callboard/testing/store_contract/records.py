@@ -1,4 +1,4 @@
-"""Opening, creating, projecting, querying."""
+"""Opening, creating, projecting."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 
 import msgspec
 
-from callboard.core.instances import InstanceRecord, Parked
+from callboard.core.instances import Parked
 from callboard.errors import ConfigurationError, HubMismatchError
-from callboard.ports import InstanceFilter, Store
+from callboard.ports import InstanceFilter
 from callboard.testing.store_contract.values import (
     AWKWARD_IDS,
     COMMITTED,
@@ -19,7 +19,6 @@ from callboard.testing.store_contract.values import (
     continued,
     failure,
     full_record,
-    ids,
     last_commit,
     projection,
     record,
@@ -296,117 +295,3 @@ class ProjectingTests(StoreTests):
             assert await store.purge("b")
             await store.project([projection(commit("b", 9)), projection(commit("b", 9, generation=9))])
             assert await store.records(["b"]) == {}
-
-
-class ListingTests(StoreTests):
-    """``query``, ``pending_starts`` and ``parked``."""
-
-    async def _pages(self, store: Store, which: InstanceFilter, limit: int) -> list[InstanceRecord]:
-        found: list[InstanceRecord] = []
-        continuation: str | None = None
-        while True:
-            page = await store.query(which, limit=limit, continuation=continuation)
-            assert len(page.records) <= limit
-            found.extend(page.records)
-            continuation = page.continuation
-            if continuation is None:
-                return found
-
-    async def test_a_query_gives_the_newest_first_in_pages(self) -> None:
-        async with self.opened() as store:
-            made = [record(f"i{number}", created_time=START + seconds(number // 3)) for number in range(20)]
-            await store.create(made)
-            expected = sorted(made, key=lambda each: (each.created_time, each.instance_id), reverse=True)
-            for limit in (1, 3, 19, 20, 21):
-                assert await self._pages(store, InstanceFilter(), limit) == expected
-            assert (await store.query(InstanceFilter(), limit=20)).continuation is None
-
-    async def test_pages_do_not_shift_when_instances_come(self) -> None:
-        async with self.opened() as store:
-            await store.create([record(f"i{number}") for number in range(10)])
-            page = await store.query(InstanceFilter(), limit=5)
-            await store.create([record(f"new{number}", created_time=START + seconds(60)) for number in range(10)])
-            rest = await store.query(InstanceFilter(), limit=50, continuation=page.continuation)
-            assert sorted(ids(page.records) + ids(rest.records)) == [f"i{number}" for number in range(10)]
-
-    async def test_a_query_filters(self) -> None:
-        async with self.opened() as store:
-            await store.create(
-                [
-                    record(f"{name}-{number}", name=name, created_time=START + seconds(number))
-                    for name in ("hello", "bye")
-                    for number in range(4)
-                ]
-            )
-            await store.project([projection(last_commit("hello-1", 0)), projection(last_commit("bye-1", 0, "Failed"))])
-
-            async def found(**which: object) -> list[str]:
-                return sorted(ids((await store.query(InstanceFilter(**which), limit=50)).records))  # type: ignore[arg-type]
-
-            assert await found(names=("bye",)) == [f"bye-{number}" for number in range(4)]
-            assert await found(statuses=("Completed", "Failed")) == ["bye-1", "hello-1"]
-            assert await found(statuses=("Completed",), names=("bye",)) == []
-            assert await found(created_from=START + seconds(2), names=("bye",)) == ["bye-2", "bye-3"]
-            assert await found(created_to=START + seconds(1), names=("bye",)) == ["bye-0", "bye-1"]
-            assert await found(created_from=START + seconds(1), created_to=START + seconds(1)) == ["bye-1", "hello-1"]
-            assert await found(id_prefix="hello-", statuses=("Pending",)) == ["hello-0", "hello-2", "hello-3"]
-            assert await found(names=("bye",), created_to=START) == ["bye-0"]
-            assert len(await found()) == 8
-
-    async def test_what_people_filter_by_is_never_an_operator(self) -> None:
-        async with self.opened() as store:
-            await store.create([record(each) for each in AWKWARD_IDS])
-            for prefix in (*AWKWARD_IDS, "$", "a.", "\U0010ffff", ".*", "x" * 255):
-                expected = {each for each in AWKWARD_IDS if each.startswith(prefix)}
-                assert set(ids(await self._pages(store, InstanceFilter(id_prefix=prefix), 7))) == expected
-            for odd in ("$ne", ".*", "' OR 1=1 --", '"', "%", "Purged"):
-                assert (await store.query(InstanceFilter(names=(odd,)), limit=9)).records == ()
-                assert (await store.query(InstanceFilter(statuses=(odd,)), limit=9)).records == ()
-
-    async def test_a_page_under_a_filter_goes_on_where_it_ended(self) -> None:
-        async with self.opened() as store:
-            await store.create([record(f"i{number:02}", name="odd" if number % 2 else "even") for number in range(20)])
-            which = InstanceFilter(names=("odd",), created_to=START, statuses=("Pending",), id_prefix="i")
-            assert ids(await self._pages(store, which, 3)) == [f"i{number:02}" for number in range(19, 0, -2)]
-
-    async def test_a_foreign_continuation_is_refused(self) -> None:
-        async with self.opened() as store:
-            for token in ("", "x", "e30=", "WzEsMl0=", "é", "WyIyMDI2LTAxLTAxVDAwOjAwOjAwIiwiYSJd"):
-                try:
-                    await store.query(InstanceFilter(), limit=1, continuation=token)
-                except ValueError:
-                    continue
-                raise AssertionError(f"{token!r} was not refused")
-
-    async def test_pending_starts_are_those_that_are_due_oldest_first(self) -> None:
-        async with self.opened() as store:
-            made = [
-                record("second", created_time=START + seconds(2)),
-                record("first", created_time=START + seconds(1)),
-                record("elsewhere", created_time=START, partition=1),
-                record("too new", created_time=START + seconds(50)),
-                record("came", created_time=START, scheduled_start_time=START + seconds(3)),
-                record("to come", created_time=START, scheduled_start_time=START + seconds(86_400)),
-                record("runs", created_time=START),
-            ]
-            await store.create(made)
-            await store.project([projection(commit("runs", 0))])
-            before = START + seconds(10)
-            assert ids(await store.pending_starts([0], before=before, limit=10)) == ["first", "second", "came"]
-            assert ids(await store.pending_starts([0], before=before, limit=2)) == ["first", "second"]
-            both = await store.pending_starts([0, 1, 3], before=before, limit=10)
-            assert ids(both) == ["elsewhere", "first", "second", "came"]
-            assert both[0] == made[2]
-            assert await store.pending_starts([2], before=before, limit=10) == []
-            assert await store.pending_starts([], before=before, limit=10) == []
-
-    async def test_parked_instances_are_found(self) -> None:
-        async with self.opened() as store:
-            await store.create([record("a"), record("b"), record("c", partition=1)])
-            parked = Parked(reason="gone", at=START)
-            await store.project([projection(commit(each, 0), parked=parked) for each in ("b", "c")])
-            assert await store.parked([0], 10) == ["b"]
-            assert sorted(await store.parked([0, 1], 10)) == ["b", "c"]
-            assert len(await store.parked([0, 1], 1)) == 1
-            await store.project([projection(commit("b", 1))])
-            assert await store.parked([0], 10) == []

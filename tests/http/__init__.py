@@ -1,0 +1,1 @@
+"""The HTTP API."""  # noqa: A005 - it is tests.http
