@@ -18,6 +18,7 @@ CallboardError
 ├── InstanceAlreadyExistsError      the id is in use by an instance that is not finished
 ├── InstanceNotRunningError         the operation needs an instance that is not finished
 ├── InstanceNotFinishedError        the operation needs an instance that is finished
+├── CorruptHistoryError             commits are missing in the middle of a history
 ├── NonDeterminismError             code and history disagree
 ├── OrchestrationStuckError         the code kept a turn running too long
 └── TaskFailedError                 raised in orchestrations: an activity failed
@@ -164,6 +165,17 @@ class InstanceNotFinishedError(CallboardError):
     def __init__(self, instance_id: str, status: str) -> None:
         super().__init__(f"Instance {instance_id!r} is {status}: wait until it has ended, or terminate it first.")
         self.instance_id, self.status = instance_id, status
+
+
+class CorruptHistoryError(CallboardError):
+    """Commits of an instance are missing in the middle. Restore them from a backup, or purge the instance."""
+
+    def __init__(self, instance_id: str, *, missing: int) -> None:
+        super().__init__(
+            f"The history of instance {instance_id!r} is damaged: commit {missing} is missing. Restore it from a backup, or purge "
+            f"the instance."
+        )
+        self.instance_id, self.missing = instance_id, missing
 
 
 class NonDeterminismError(CallboardError):

@@ -25,6 +25,10 @@ HEARTBEAT = 4.0
 LEAST_PAUSE = 0.2
 #: How long the inbox of another worker must be gone before its partitions are taken over, in seconds: it may be reconnecting.
 SECOND_LOOK = 1.0
+#: How long notices and pings may take together, in seconds: while the broker is away, heartbeats go on.
+REACH = 1.0
+#: How long after a lost connection the inboxes of others prove nothing, in seconds: they may be reconnecting as we were.
+SETTLE = 6.0
 #: How long a partition that is given up may take to come to rest, in seconds.
 DRAIN = 10.0
 
@@ -67,13 +71,22 @@ class Ownership:
         self._lease = lease
         self._heartbeat = heartbeat
         self._wake = asyncio.Event()
-        self._missed: tuple[str, float] | None = None
+        self._suspects: dict[str, float] = {}
+        """Workers whose inbox was gone, and since when."""
+        self._settled = host.monotonic()
+        """From when on a missing inbox means something."""
         self._confirmed = host.monotonic()
         """When the last heartbeat that got through was sent."""
         self.owned: frozenset[int] = frozenset()
 
     def look_again(self) -> None:
         """Workers have come or gone: balance now, not at the next heartbeat."""
+        self._wake.set()
+
+    def reconnected(self) -> None:
+        """The broker was away, with everybody's inbox."""
+        self._suspects.clear()
+        self._settled = self._host.monotonic() + SETTLE
         self._wake.set()
 
     async def run(self) -> None:
@@ -89,7 +102,7 @@ class Ownership:
                 if not announced:
                     await self._announce(view)
                     announced = True
-                await self._ping_next(view)
+                await self._ping_some(view)
             except UnavailableError as error:
                 log.warning("No heartbeat: %s", error)
                 await self._fence()
@@ -106,7 +119,7 @@ class Ownership:
     async def _pause(self) -> None:
         await self._host.sleep(LEAST_PAUSE)
         try:
-            pause = SECOND_LOOK if self._missed else self._heartbeat * (0.9 + 0.2 * self._host.random())
+            pause = SECOND_LOOK if self._suspects else self._heartbeat * (0.9 + 0.2 * self._host.random())
             async with asyncio.timeout(pause):
                 await self._wake.wait()
         except TimeoutError:
@@ -170,38 +183,55 @@ class Ownership:
 
     async def _announce(self, view: HubView) -> None:
         body = encode_pack([WorkersChanged(worker_id=self._worker.worker_id)])
-        for worker in view.workers:
-            if worker.worker_id != self._worker.worker_id:
-                await self._reach(worker.worker_id, body)
+        await self._reach([worker.worker_id for worker in view.workers], body)
 
-    async def _ping_next(self, view: HubView) -> None:
-        """Pings the next worker in the ring. One whose inbox is gone, and still gone a moment later, has no connection."""
-        others = _ring(view.workers, self._worker.worker_id)
-        if not others:
-            return
-        target = others[0].worker_id
-        if await self._reach(target, encode_pack([Ping()])):
-            self._missed = None
-        elif self._missed is None or self._missed[0] != target:
-            self._missed = (target, self._host.monotonic())
-        elif self._host.monotonic() - self._missed[1] >= SECOND_LOOK:
-            self._missed = None
-            await self._take_over(target)
+    async def _ping_some(self, view: HubView) -> None:
+        """Pings the next worker in the ring, and suspects. One whose inbox is still gone at the second look has no connection."""
+        others = [worker.worker_id for worker in _ring(view.workers, self._worker.worker_id)]
+        suspects = [worker for worker in others if worker in self._suspects]
+        self._suspects = {worker: self._suspects[worker] for worker in suspects}
+        following = [worker for worker in others if worker not in self._suspects][:1]
+        missed = await self._reach(following + suspects, encode_pack([Ping()]))
+        long_ago = self._host.monotonic() - SECOND_LOOK
+        gone = [worker for worker in missed if worker in suspects and self._suspects[worker] <= long_ago]
+        if gone:
+            await self._take_over(gone)
 
-    async def _take_over(self, dead: str) -> None:
-        log.warning("Worker %s is gone: its partitions are taken over", dead)
-        await self._store.leave(dead)
+    async def _take_over(self, dead: Sequence[str]) -> None:
+        for worker in dead:
+            log.warning("Worker %s is gone: its partitions are taken over", worker)
+            self._suspects.pop(worker, None)
+            await self._store.leave(worker)
         self._wake.set()
         await self._announce(await self._store.view(ttl=self._lease))
 
-    async def _reach(self, worker_id: str, body: bytes) -> bool:
+    async def _reach(self, workers: Sequence[str], body: bytes) -> list[str]:
+        """Sends something to workers, as far as the broker lets us; returns those whose inbox is gone, which makes them suspects."""
+        missed: list[str] = []
         try:
-            await self._broker.publish(Destination.inbox(worker_id), body)
+            async with asyncio.timeout(REACH):
+                for worker in workers:
+                    missed += await self._missing(worker, body)
+        except TimeoutError:
+            log.debug("The broker does not take pings at present")
+        now = self._host.monotonic()
+        if now < self._settled:
+            return []
+        for worker in missed:
+            self._suspects.setdefault(worker, now)
+        for worker in set(workers).difference(missed):
+            self._suspects.pop(worker, None)
+        return missed
+
+    async def _missing(self, worker_id: str, body: bytes) -> list[str]:
+        try:
+            if worker_id != self._worker.worker_id:
+                await self._broker.publish(Destination.inbox(worker_id), body)
         except UnroutableError:
-            return False
+            return [worker_id]
         except CallboardError as error:
             log.debug("No ping of %s: %s", worker_id, error)
-        return True
+        return []
 
 
 def _ring(workers: Sequence[WorkerInfo], me: str) -> list[WorkerInfo]:

@@ -13,6 +13,7 @@ import msgspec
 
 from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
 from callboard.app import App
+from callboard.consumers import PartitionConsumers
 from callboard.core.effects import projection
 from callboard.core.instances import Commit
 from callboard.core.messages import Watch, WorkersChanged
@@ -96,7 +97,6 @@ class Worker:
         self._own_host = SystemHost() if host is None else None
         self._host = Scope(host or self._own_host or SystemHost())
         self.worker_id = self._host.token()[:16]
-        self._subscriptions: dict[int, Subscription] = {}
         self._others: list[Subscription] = []
         self._loops: list[BackgroundTask] = []
         self._balancing: BackgroundTask | None = None
@@ -127,6 +127,7 @@ class Worker:
             hub.store, host, self.packer, self.routes, self.timers, post=self._post, ended=self.watchers.ended
         )
         self.receiver = Receiver(quarantine, sender, post=self._post, watch=self._watch, expect=self.watchers.expect)
+        self._consumers = PartitionConsumers(hub.broker, host, self.receiver.on_delivery, prefetch=options.prefetch)
         self.sweeper = Sweeper(
             hub.store, host, self.packer, self.effects, post=self._post, is_active=self.turns.is_active
         )
@@ -182,7 +183,7 @@ class Worker:
         self._others.append(
             await self._hub.broker.consume(Destination.inbox(self.worker_id), self._on_notice, prefetch=100)
         )
-        self._hub.broker.on_reconnect(self.ownership.look_again)
+        self._hub.broker.on_reconnect(self.ownership.reconnected)
         for name, run in (
             ("turns", self.turns.run),
             ("timers", self.timers.run),
@@ -222,7 +223,8 @@ class Worker:
                 await self.ownership.leave()
             except UnavailableError as error:
                 log.warning("The partitions could not be released; others take them over soon: %s", error)
-        for subscription in [*self._others, *self._subscriptions.values()]:
+        await self._consumers.aclose()
+        for subscription in self._others:
             await subscription.aclose()
         for loop in self._loops:
             loop.cancel()
@@ -290,21 +292,15 @@ class Worker:
 
     async def _gain(self, partitions: frozenset[int]) -> None:
         self._set_owned(self._owned | partitions)
-        for partition in sorted(partitions):
-            source = Destination.partition(partition)
-            self._subscriptions[partition] = await self._hub.broker.consume(
-                source,
-                lambda delivery, source=source: self.receiver.on_delivery(delivery, source),  # type: ignore[misc]
-                prefetch=self.options.prefetch,
-            )
+        self._consumers.start(partitions)
         log.info("Acts for %d partitions now", len(self._owned))
 
     async def _lose(self, partitions: frozenset[int], *, orderly: bool) -> None:
         """Stops taking letters for partitions, lets what is in hand come to rest if there is time, and forgets them."""
-        for subscription in [self._subscriptions.pop(number) for number in partitions if number in self._subscriptions]:
-            await subscription.aclose()
+        await self._consumers.stop(partitions)
         self._set_owned(self._owned - partitions)
-        until = self._host.monotonic() + (DRAIN if orderly else 0)
+        # No heartbeat is sent meanwhile: the other leases must not run out.
+        until = self._host.monotonic() + (min(DRAIN, self.options.lease / 3) if orderly else 0)
         while not self.turns.rests(partitions) and self._host.monotonic() < until:
             await self._host.sleep(0.01)
         log.info("Acts for %d partitions now", len(self._owned))

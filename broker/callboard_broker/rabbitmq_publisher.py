@@ -116,10 +116,16 @@ class _Window:
         self._messages, self._size = messages, size
         self._free_messages, self._free_size = messages, size
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._open_wide = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is in it, nor waits for it."""
+        return self._free_messages == self._messages and not self._waiting
 
     async def acquire(self, size: int) -> None:
         size = min(size, self._size)
-        if not self._waiting and self._take(size):
+        if self._take(size, first=not self._waiting):
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, size))
@@ -137,21 +143,23 @@ class _Window:
             turn, wanted = self._waiting[0]
             if turn.done():
                 self._waiting.popleft()
-            elif self._take(wanted):
+            elif self._take(wanted, first=True):
                 self._waiting.popleft()
                 turn.set_result(None)
             else:
                 return
 
     def open_wide(self) -> None:
-        """Lets everybody through: there is nothing left to wait for."""
+        """Lets everybody through, now and later: there is nothing left to wait for."""
+        self._open_wide = True
         while self._waiting:
-            turn, _ = self._waiting.popleft()
+            turn, wanted = self._waiting.popleft()
             if not turn.done():
+                self._take(wanted, first=True)
                 turn.set_result(None)
 
-    def _take(self, size: int) -> bool:
-        if self._free_messages < 1 or self._free_size < size:
+    def _take(self, size: int, *, first: bool) -> bool:
+        if not self._open_wide and (not first or self._free_messages < 1 or self._free_size < size):
             return False
         self._free_messages -= 1
         self._free_size -= size
@@ -165,11 +173,10 @@ class _Confirmation:
     reader down.
     """
 
-    __slots__ = ("_channel", "_held", "_identity", "_size", "_window", "waiter")
+    __slots__ = ("_channel", "_identity", "_key", "_size", "waiter")
 
-    def __init__(self, channel: DriverChannel, window: _Window, identity: str, size: int) -> None:
-        self._channel, self._window = channel, window
-        self._identity, self._size, self._held = identity, size, True
+    def __init__(self, channel: PublisherChannel, identity: str, key: str, size: int) -> None:
+        self._channel, self._identity, self._key, self._size = channel, identity, key, size
         self.waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def done(self) -> bool:
@@ -185,16 +192,9 @@ class _Confirmation:
         self.settle(Outcome.RETURNED if isinstance(error, PublishError) else Outcome.REFUSED)
 
     def settle(self, outcome: Outcome) -> None:
-        self._channel.message_id_delivery_tag.pop(self._identity, None)
-        self.make_room()
+        self._channel.settled(self._identity, self._key, self._size)
         if not self.waiter.done():
             self.waiter.set_result(outcome)
-
-    def make_room(self) -> None:
-        """Gives its place in the window to another."""
-        if self._held:
-            self._held = False
-            self._window.release(self._size)
 
 
 class PublisherChannel:
@@ -202,13 +202,17 @@ class PublisherChannel:
 
     Every attempt gets a message id of its own, never seen before: the driver finds returned messages by it, and with one id twice in flight
     it reports messages as confirmed that came back.
+
+    Each queue has a window of its own within the channel's. The server stops reading the whole connection when more than 32 messages
+    wait for one quorum queue that has no leader; so must not be sent what would stop everybody else.
     """
 
     def __init__(
-        self, channel: DriverChannel, outbox: Outbox, *, blocked: Callable[[], bool], window: int, window_bytes: int
+        self, channel: DriverChannel, outbox: Outbox, *, window: int, window_bytes: int, queue_window: int
     ) -> None:
-        self._channel, self._outbox, self._blocked = channel, outbox, blocked
-        self._window = _Window(window, window_bytes)
+        self._channel, self._outbox = channel, outbox
+        self._window, self._queue_window = _Window(window, window_bytes), queue_window
+        self._windows: dict[str, _Window] = {}
         self._frame_max = channel.connection.connection_tune.frame_max
         self._identity = uuid.uuid4().hex
         self._lost = False
@@ -218,36 +222,56 @@ class PublisherChannel:
     async def publish(
         self, routing_key: str, body: bytes, headers: Mapping[str, str] | None, *, persistent: bool
     ) -> Outcome:
-        size = len(body)
-        await self._window.acquire(size)
+        await self._make_room(routing_key, len(body))
         if self._lost:
             return Outcome.LOST
+        mode = frames.PERSISTENT if persistent else frames.TRANSIENT
         try:
-            confirmation = self._send(routing_key, body, headers, frames.PERSISTENT if persistent else frames.TRANSIENT)
+            waiter = self._send(routing_key, body, headers, mode)
         except BaseException:
-            self._window.release(size)
+            self._give_room(routing_key, len(body))
             raise
+        return await waiter
+
+    async def _make_room(self, key: str, size: int) -> None:
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = _Window(self._queue_window, 0)
+        await window.acquire(0)
         try:
-            return await confirmation.waiter
-        except asyncio.CancelledError:
-            # A queue without a leader confirms nothing; its publishers, giving up, must not use the window up. While the server
-            # reads nothing at all they must, or what waits for the socket would grow without bounds.
-            if not self._blocked():
-                confirmation.make_room()
+            await self._window.acquire(size)
+        except BaseException:
+            self._leave(key)
             raise
 
-    def _send(self, routing_key: str, body: bytes, headers: Mapping[str, str] | None, mode: int) -> _Confirmation:
+    def _give_room(self, key: str, size: int) -> None:
+        self._window.release(size)
+        self._leave(key)
+
+    def _leave(self, key: str) -> None:
+        window = self._windows[key]
+        window.release(0)
+        if window.idle:
+            del self._windows[key]
+
+    def _send(
+        self, routing_key: str, body: bytes, headers: Mapping[str, str] | None, mode: int
+    ) -> asyncio.Future[Outcome]:
         channel, number, size = self._channel, self._channel.number, len(body)
         tag = channel.delivery_tag + 1
         identity = f"{self._identity}.{tag}"
         header = frames.content_header(number, size, headers, mode, identity)
         method = frames.publish(number, routing_key)
-        confirmation = _Confirmation(channel, self._window, identity, size)
+        confirmation = _Confirmation(self, identity, routing_key, size)
         channel.delivery_tag = tag
         channel.confirmations[tag] = confirmation
         channel.message_id_delivery_tag[identity] = tag
         self._outbox.write(method, header, *frames.body_frames(number, body, self._frame_max))
-        return confirmation
+        return confirmation.waiter
+
+    def settled(self, identity: str, key: str, size: int) -> None:
+        self._channel.message_id_delivery_tag.pop(identity, None)
+        self._give_room(key, size)
 
     def lose(self) -> None:
         """Ends all that is pending: nobody will confirm it any more."""
@@ -257,7 +281,8 @@ class PublisherChannel:
         for confirmation in pending:
             if isinstance(confirmation, _Confirmation):  # else the driver's mark of a message that was returned
                 confirmation.settle(Outcome.LOST)
-        self._window.open_wide()
+        for window in (self._window, *self._windows.values()):
+            window.open_wide()
 
     def _on_closing(self, closing: asyncio.Future[Any]) -> None:
         self.lose()

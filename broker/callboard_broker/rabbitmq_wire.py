@@ -218,9 +218,9 @@ class Wire:
         return PublisherChannel(
             cast("DriverChannel", channel),
             self.outbox,
-            blocked=lambda: self.blocked,
             window=self._options.publish_window,
             window_bytes=self._options.publish_window_bytes,
+            queue_window=self._options.publish_window_per_queue,
         )
 
     async def consumer(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> ConsumerChannel:

@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from callboard.core.instances import Commit, InstanceRecord, Projection
-from callboard.errors import CallboardError, ConfigurationError, InvalidInstanceIdError
+from callboard.errors import ConfigurationError, CorruptHistoryError, InvalidInstanceIdError
 
 DEFAULT_PARTITIONS = 32
 MAX_PARTITIONS = 4096
@@ -25,17 +25,6 @@ MAX_QUARANTINED = 4 * 1024 * 1024
 _HUB = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,44}")
 _WHOLE_PAYLOAD_KEY = re.compile(r"[^/]+/[0-9a-f]{64}")
 _PAYLOAD_KEY = re.compile(rb"/([0-9a-f]{64})(?![0-9a-f])")
-
-
-class CorruptHistoryError(CallboardError):
-    """Commits of an instance are missing in the middle. Restore them from a backup, or purge the instance."""
-
-    def __init__(self, instance_id: str, *, missing: int) -> None:
-        super().__init__(
-            f"The history of instance {instance_id!r} is damaged: commit {missing} is missing. Restore it from a backup, or purge "
-            f"the instance."
-        )
-        self.instance_id, self.missing = instance_id, missing
 
 
 def check_hub(hub: str) -> str:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from .bench import PARTS, Bench, say
-from .processes import cast
+from .processes import cast, fingerprint
 from .report import Machine, Options, Report, show, write
 
 
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
         say(f"{' and '.join(missing)} must name servers; `python -m tests.servers -- COMMAND` starts private ones.")
         return 2
     signal.signal(signal.SIGTERM, interrupted)
-    report = Report(machine=Machine.here(), options=options_of(chosen))
+    report = Report(machine=Machine.here(), options=options_of(chosen), code=fingerprint())
     if chosen.profile:
         chosen.profile.mkdir(parents=True, exist_ok=True)
     try:
@@ -89,6 +89,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         say("interrupted; what was measured until now:")
         report.failures["bench"] = "interrupted"
+    report.code_changed = fingerprint() != report.code
     show(report)
     if chosen.profile:
         say(f"profiles of the workers, by {report.options.profiler}, are in {chosen.profile}")

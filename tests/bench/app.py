@@ -25,9 +25,9 @@ async def square(number: int) -> int:
     return number * number
 
 
-async def stamp(step: int) -> float:
-    """Return the time of one clock that all processes of the machine share."""
-    return time.monotonic()
+async def stamp(step: int) -> tuple[float, float]:
+    """Return the time by the clock that all processes of the machine share, and this process's CPU time."""
+    return time.monotonic(), time.process_time()
 
 
 async def fan_out(context: OrchestrationContext, count: int) -> int:
@@ -35,6 +35,6 @@ async def fan_out(context: OrchestrationContext, count: int) -> int:
     return sum(await asyncio.gather(*(context.call_activity(square, number) for number in range(count))))
 
 
-async def chain(context: OrchestrationContext, count: int) -> list[float]:
+async def chain(context: OrchestrationContext, count: int) -> list[tuple[float, float]]:
     """Run many activities one after another."""
     return [await context.call_activity(stamp, step) for step in range(count)]

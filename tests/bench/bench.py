@@ -181,8 +181,9 @@ class Bench:
         self._keep("fan-out", self._measure("fan-out", self._options.fan_out, warmup=warmup, repeat=REPEAT))
 
     def _chain(self) -> None:
-        say(f"{self._options.chain} activities in sequence")
-        self._keep("chain", self._measure("chain", self._options.chain, warmup=min(self._options.warmup, 50)))
+        say(f"{self._options.chain} activities in sequence, {REPEAT} times")
+        warmup = min(self._options.warmup, 50)
+        self._keep("chain", self._measure("chain", self._options.chain, warmup=warmup, repeat=REPEAT))
 
     def _idle(self) -> None:
         processes = self._workers()

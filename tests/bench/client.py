@@ -68,7 +68,7 @@ async def measure_fan_out(client: Client, order: Order) -> Measured:
 async def measure_chain(client: Client, order: Order) -> Measured:
     meter = Meter(order)
     stamps = await (await client.start(chain, order.count)).result(order.timeout)
-    return await meter.stop(order.count, steps=Steps.of(stamps, min(ENDS, order.count // 2)))
+    return await meter.stop(order.count, steps=Steps.of(stamps, min(ENDS, order.count // 2), workers=order.workers))
 
 
 MEASURES: dict[str, Callable[[Client, Order], Coroutine[None, None, Measured]]] = {

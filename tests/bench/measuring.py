@@ -51,22 +51,37 @@ class Quantiles(msgspec.Struct, frozen=True):
         return cls(*(ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000 for share in (0.50, 0.95, 0.99)))
 
 
-class Steps(msgspec.Struct, frozen=True):
-    """What a step costs along a history: medians, in milliseconds."""
+class Steps(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step costs along a history, in milliseconds."""
 
     first_ms: float
+    """Time, the median of the first ones; it says as much about what else the machine did just then."""
     last_ms: float
     ratio: float
     tenths_ms: tuple[float, ...]
-    """Of every tenth of the steps, in order: tells growth from a disturbance at one end."""
+    """Medians of every tenth of the steps, in order: tells growth from a disturbance at one end."""
+    cpu_first_ms: float | None = None
+    """CPU of the worker, the mean of the first ones; None if there are several workers."""
+    cpu_last_ms: float | None = None
+    cpu_ratio: float | None = None
 
     @classmethod
-    def of(cls, stamps: Sequence[float], ends: int) -> Steps:
-        steps = [(later - earlier) * 1000 for earlier, later in itertools.pairwise(stamps)]
-        first, last = statistics.median(steps[:ends]), statistics.median(steps[-ends:])
+    def of(cls, stamps: Sequence[Sequence[float]], ends: int, *, workers: int) -> Steps:
+        """Compare the ends of a sequence of stamps: the time, and the CPU time of the process that stamped."""
+        times, cpus = ([1000 * stamp[column] for stamp in stamps] for column in (0, 1))
+        steps = [later - earlier for earlier, later in itertools.pairwise(times)]
         bounds = [len(steps) * number // 10 for number in range(11)]
-        tenths = [statistics.median(steps[start:end]) for start, end in itertools.pairwise(bounds) if end > start]
-        return cls(first, last, last / first, tuple(tenths))
+        first, last = statistics.median(steps[:ends]), statistics.median(steps[-ends:])
+        found = cls(
+            first_ms=first,
+            last_ms=last,
+            ratio=last / first,
+            tenths_ms=tuple(statistics.median(steps[a:b]) for a, b in itertools.pairwise(bounds) if b > a),
+        )
+        if workers != 1:
+            return found
+        first, last = (cpus[ends] - cpus[0]) / ends, (cpus[-1] - cpus[-1 - ends]) / ends
+        return msgspec.structs.replace(found, cpu_first_ms=first, cpu_last_ms=last, cpu_ratio=last / first)
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):

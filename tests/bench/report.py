@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .measuring import Measured, Quantiles, Spread
+from .measuring import Measured, Quantiles, Spread, Steps
 
 #: The part that runs in one process, on SQLite.
 ALONE = "embedded"
@@ -83,6 +83,10 @@ class Report(msgspec.Struct, kw_only=True):
 
     machine: Machine
     options: Options
+    code: str
+    """A fingerprint of the measured code."""
+    code_changed: bool = False
+    """Whether somebody changed it meanwhile: processes that were started before and after ran different code."""
     parts: dict[str, Part] = {}
     ratio_percent: Spread | None = None
     """hello's rate as a share of the floor's just before and after."""
@@ -115,6 +119,8 @@ def show(report: Report, console: Console | None = None) -> None:
         f"{machine.cores} cores ({machine.processor}), Python {machine.python}, load {machine.load:.1f} before; "
         f"{options.workers} worker(s), medians of {options.rounds} round(s) (min–max)"
     )
+    if report.code_changed:
+        console.print("[bold red]The code changed while it was measured:[/] parts may have run different versions.")
     if options.profiler:
         console.print(f"[bold]Under {options.profiler}: everything is slower than it is.")
     if report.parts:
@@ -130,7 +136,8 @@ def _table(report: Report) -> Table:
     columns = users or [ALONE]
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="CPU: milliseconds per orchestration, activity or step. Others: cores that everybody else used meanwhile.",
+        caption="CPU: milliseconds per orchestration, activity or step; others: cores that everybody else used meanwhile. "
+        "CPU is counted in steps of 10 ms for all together: short parts show it roughly.",
     )
     table.add_column("what", no_wrap=True)
     for heading in (
@@ -177,15 +184,21 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"It uses {_spread(report.cpu_ratio, 2)} times the CPU of the floor, all processes together."
     if part := report.parts.get("fan-out"):
         yield f"A fan-out of {part.rounds[0].count} activities takes {_spread(part.seconds, 2)} s."
-    for one in report.parts["chain"].rounds if "chain" in report.parts else ():
-        if steps := one.steps:
-            yield (
-                f"A step of {one.count} in sequence takes {one.seconds / one.count * 1000:.2f} ms; the first "
-                f"{steps.first_ms:.2f} ms, the last {steps.last_ms:.2f} ms (medians): {steps.ratio:.2f} times."
-            )
+    if part := report.parts.get("chain"):
+        yield from _chain_lines([steps for one in part.rounds if (steps := one.steps)])
     if report.idle_percent:
         idle = ", ".join(f"{name} {percent:.1f} %" for name, percent in report.idle_percent.items())
         yield f"Idle, in percent of a core: {idle}."
+
+
+def _chain_lines(chains: Sequence[Steps]) -> Iterator[str]:
+    yield (
+        f"A step in sequence takes {_spread(Spread.of(one.first_ms for one in chains), 2)} ms at first and "
+        f"{_spread(Spread.of(one.last_ms for one in chains), 2)} ms at last: "
+        f"{_spread(Spread.of(one.ratio for one in chains), 2)} times."
+    )
+    if cpu := [one.cpu_ratio for one in chains if one.cpu_ratio is not None]:
+        yield f"In CPU of the worker, which depends less on the machine's load: {_spread(Spread.of(cpu), 2)} times."
 
 
 def _spread(spread: Spread, digits: int) -> str:

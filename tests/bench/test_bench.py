@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pstats
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 from . import measuring
 from .measuring import Quantiles, Spread, Steps
 from .processes import ROOT
+from .profiling import profiled
 
 TINY = [
     "--count=5",
@@ -49,11 +53,11 @@ def test_everything_is_measured(servers: dict[str, str], tmp_path: Path) -> None
     assert found["failures"] == {}
     assert set(found["parts"]) == {"latency", "floor", "hello", "fan-out", "chain", "embedded"}
     for name, part in found["parts"].items():
-        assert [one["count"] for one in part["rounds"]] == [5] * {"fan-out": 3, "floor": 4}.get(name, 1)
+        assert [one["count"] for one in part["rounds"]] == [5] * {"fan-out": 3, "chain": 3, "floor": 4}.get(name, 1)
         assert 0 < part["rate"]["min"] <= part["rate"]["median"] <= part["rate"]["max"]
         assert set(part["cpu_ms"]) == ({"embedded"} if name == "embedded" else {"client", "workers", "mongod"})
         assert bool(part["latency_ms"]) == (name in {"latency", "hello", "embedded"})
-    assert set(found["parts"]["chain"]["rounds"][0]["steps"]) == {"first_ms", "last_ms", "ratio"}
+    assert set(found["parts"]["chain"]["rounds"][0]["steps"]) == set(Steps.__struct_fields__)
     assert found["ratio_percent"]["median"] > 0
     assert found["cpu_ratio"]["median"] >= 0
     assert set(found["idle_percent"]) == {"workers", "mongod"}
@@ -90,8 +94,38 @@ def test_statistics() -> None:
     assert Quantiles.of([number / 1000 for number in range(100)]) == Quantiles(50, 95, 99)
     assert Quantiles.of([0.002]) == Quantiles(2, 2, 2)
     assert Spread.of([3, 1, 2]) == Spread(2, 1, 3)
-    steps = Steps.of([0, 1, 2, 3, 5, 7, 9], ends=3)
+
+
+def test_both_ends_of_a_sequence_are_compared() -> None:
+    stamps = [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3), (5, 0.8), (7, 1.3), (9, 1.8)]
+    steps = Steps.of(stamps, ends=3, workers=1)
     assert (steps.first_ms, steps.last_ms, steps.ratio) == (1000, 2000, 2)
+    assert steps.tenths_ms == (1000, 1000, 1000, 2000, 2000, 2000)
+    assert steps.cpu_ratio == pytest.approx(5)
+    assert Steps.of(stamps, ends=3, workers=2).cpu_ratio is None
+
+
+def test_a_profile_charges_no_thread_with_the_time_of_another(tmp_path: Path) -> None:
+    parked: queue.SimpleQueue[None] = queue.SimpleQueue()
+    waiting = threading.Thread(target=parked.get, daemon=True)
+    working = threading.Thread(target=burn, args=[0.2])
+    try:
+        with profiled(tmp_path / "stats"):
+            waiting.start()
+            working.start()
+            burn(0.3)
+            working.join()
+    finally:
+        parked.put(None)
+    stats: Any = pstats.Stats(str(tmp_path / "stats"))
+    assert 0.4 < stats.total_tt < 0.7
+    assert not any(name == "get" for _, _, name in stats.stats)
+
+
+def burn(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
 
 
 def test_cpu_is_that_of_the_whole_tree() -> None:

@@ -142,7 +142,7 @@ async def settle(server: RabbitMQServer) -> None:
 async def test_a_queue_without_a_leader_troubles_nobody_else(
     server: RabbitMQServer, hub: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(server.url, hub, publish_timeout=3, rpc_timeout=1, probe_interval=1, publish_window=15) as broker:
+    async with opened(server.url, hub, publish_timeout=3, rpc_timeout=1, probe_interval=1) as broker:
         await settle(server)
         received = Received(ack=True)
         await broker.publish(WORK, b"makes the queue")
@@ -158,7 +158,7 @@ async def test_a_queue_without_a_leader_troubles_nobody_else(
         caplog.clear()
         consuming = asyncio.create_task(broker.consume(WORK, Received()))
         for round_ in range(3):
-            attempts = [asyncio.create_task(broker.publish(WORK, b"")) for _ in range(10)]
+            attempts = [asyncio.create_task(broker.publish(WORK, b"")) for _ in range(100)]
             for number in range(10):
                 await broker.publish(P0, b"%d.%d" % (round_, number))
             outcomes = await asyncio.gather(*attempts, return_exceptions=True)

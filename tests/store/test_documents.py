@@ -9,7 +9,7 @@ from bson.codec_options import CodecOptions
 
 from callboard.core.events import ContinuedAsNew, ExecutionStarted, TaskScheduled
 from callboard.core.instances import Commit, InstanceRecord, Parked, Projection
-from callboard.errors import ConfigurationError, InvalidInstanceIdError
+from callboard.errors import ConfigurationError, CorruptHistoryError, InvalidInstanceIdError
 from callboard.ports import Quarantined
 from callboard.testing.store_contract.values import (
     AWKWARD_IDS,
@@ -33,7 +33,6 @@ from callboard_store.documents import (
     record_of,
 )
 from callboard_store.rules import (
-    CorruptHistoryError,
     check_hub,
     continuation,
     current_execution,

@@ -243,6 +243,28 @@ class TestInterruptedPurge:
             assert (await store.records(["a"]))["a"].runtime_status == "Completed"
 
 
+class Overtaken(MongoDBStore):
+    """Between the two halves of a purge, another one uses the id again."""
+
+    other: MongoDBStore
+
+    async def _finish_purge(self, tombstone: dict[str, Any]) -> None:
+        assert await self.other.create([record("a", "e2")]) == [CREATED]
+        await super()._finish_purge(tombstone)
+
+
+async def test_a_purge_that_is_overtaken_by_a_create_has_purged(mongodb_url: str, database: str, hub: str) -> None:
+    async with opened(mongodb_url, database, hub) as other:
+        store = Overtaken(url=mongodb_url, database=database)
+        store.other = other
+        await store.open(hub, 2)
+        await run_to_end(store, "a")
+        assert await store.purge("a")
+        assert (await store.records(["a"]))["a"].execution_id == "e2 of a"
+        assert await store.history("a") == []
+        await store.aclose()
+
+
 class TestTrim:
     async def test_old_payloads_that_nothing_refers_to_go(self, mongodb_url: str, database: str, hub: str) -> None:
         async with opened(mongodb_url, database, hub) as store:

@@ -17,7 +17,7 @@ log = logging.getLogger("callboard.cli")
 def main() -> None:
     """Runs the command line and exits. People get sentences, never a stack trace of ours."""
     try:
-        commands()
+        commands(prog_name="callboard")
     except CommandError as error:
         say_problem(str(error))
         sys.exit(error.exit_code)

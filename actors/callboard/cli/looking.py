@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
 import typer
 
@@ -24,6 +24,7 @@ from callboard.cli.showing import (
     status_table,
 )
 from callboard.client import InstanceStatus
+from callboard.core.events import RuntimeStatus
 from callboard.core.folding import unfolded
 from callboard.core.instances import InstanceRecord, check_instance_id
 from callboard.errors import InstanceNotFoundError
@@ -118,7 +119,7 @@ def list_instances(
     """List instances, newest first."""
     set_up_logs(log_level)
     which = InstanceFilter(
-        statuses=tuple(status.capitalize() for status in statuses or ()),
+        statuses=tuple(_status_name(status) for status in statuses or ()),
         names=(name,) if name else (),
         id_prefix=prefix,
     )
@@ -145,6 +146,13 @@ def quarantine(
         print_json(quarantined_json(messages))
     else:
         print_table(quarantine_table(messages))
+
+
+def _status_name(text: str) -> str:
+    names = {name.lower(): name for name in get_args(RuntimeStatus)}
+    if text.lower() not in names:
+        raise CommandError(f"There is no status {text!r}. There are: {', '.join(names.values())}.")
+    return names[text.lower()]
 
 
 def _look(data: Path | None, store: str | None, hub: str | None, work: Callable[[Store], Awaitable[T]]) -> T:

@@ -33,7 +33,7 @@ def print_json(value: Any) -> None:
 
 def print_table(table: Table) -> None:
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)
-    console.print(table)
+    console.print(table if table.row_count else "None.")
 
 
 def status_table(record: InstanceRecord) -> Table:
