@@ -18,7 +18,7 @@ Sent: TypeAlias = Callable[[BaseException | None], None]
 #: Most messages in one pack.
 MOST_MESSAGES = 256
 #: Most activity calls in one pack: a pack is one worker's, so large ones would starve the others.
-MOST_CALLS = 16
+MOST_CALLS = 50
 #: Bytes from which on a pack is closed.
 MOST_BYTES = 524_288
 

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
 from callboard.ports import Delivery, Destination, DestinationKind, Subscription
@@ -32,6 +32,8 @@ from callboard_broker.topology import check_destination, check_hub, is_durable, 
 __all__ = ["RabbitMQBroker", "RabbitMQOptions"]
 
 log = logging.getLogger("callboard.broker")
+
+T = TypeVar("T")
 
 
 class RabbitMQBroker:
@@ -126,7 +128,8 @@ class RabbitMQBroker:
                 if declared is None and destination.kind is DestinationKind.ACTIVITIES:
                     await publisher.declare(destination, instead_of=None)
                     declared = publisher.declared.get(destination)
-                outcome = await publisher.channel.publish(key, body, headers, persistent=is_durable(destination))
+                channel = publisher.channel(destination) or await publisher.open_channel(destination)
+                outcome = await channel.publish(key, body, headers, persistent=is_durable(destination))
                 if outcome is Outcome.CONFIRMED:
                     return
                 if outcome is Outcome.RETURNED:
@@ -147,14 +150,14 @@ class RabbitMQBroker:
 
     async def _prepare_publishing(self, wire: Wire) -> None:
         await wire.declare(queue_spec(self._hub, each, wire.version) for each in standing_queues(self._partitions))
-        self._publisher = _Publisher(self._hub, wire, await wire.publisher())
+        self._publisher = _Publisher(self._hub, wire)
         self._publisher_up.set()
 
     def _publishing_lost(self, _reason: str) -> None:
         publisher, self._publisher = self._publisher, None
         self._publisher_up.clear()
         if publisher is not None:
-            publisher.channel.lose()
+            publisher.lose()
 
     def _why(self, queue: str) -> str:
         if self.blocked:
@@ -246,27 +249,62 @@ class RabbitMQBroker:
 
 
 class _Publisher:
-    """The publishing side of one connection, and the queues that were declared on it beyond those that ``open`` makes."""
+    """The publishing side of one connection: its channels, and the queues declared on it beyond those that ``open`` makes.
 
-    def __init__(self, hub: str, wire: Wire, channel: PublisherChannel) -> None:
-        self.channel = channel
+    Each durable queue has a channel of its own. A channel that publishes to a quorum queue without a leader is stuck in the server until
+    there is one, with everything that it shall publish to other queues; other channels of the connection are not. Inboxes cannot get stuck.
+    """
+
+    def __init__(self, hub: str, wire: Wire) -> None:
         self.declared: dict[Destination, asyncio.Task[None]] = {}
         self._hub, self._wire = hub, wire
-        channel.on_lost = wire.abort
+        self._channels: dict[Destination | None, PublisherChannel] = {}
+        self._opening: dict[Destination | None, asyncio.Task[PublisherChannel]] = {}
+
+    def channel(self, destination: Destination) -> PublisherChannel | None:
+        """The channel for a destination, if there is one."""
+        channel = self._channels.get(_sharing(destination))
+        return None if channel is None or channel.lost else channel
+
+    async def open_channel(self, destination: Destination) -> PublisherChannel:
+        """Opens it, once for all who ask at the same time."""
+        group = _sharing(destination)
+        task = self._opening.get(group)
+        if task is None:
+            task = self._opening[group] = _shared(self._wire.publisher())
+            task.add_done_callback(lambda _: self._opening.pop(group, None))
+        channel = self._channels[group] = await asyncio.shield(task)
+        return channel
+
+    def lose(self) -> None:
+        """Learns that the connection is gone."""
+        for channel in self._channels.values():
+            channel.lose()
 
     async def declare(self, destination: Destination, *, instead_of: asyncio.Task[None] | None) -> None:
         """Declares a queue, once for all who ask at the same time; again, if the given declaration is the latest."""
         task = self.declared.get(destination)
         if task is instead_of or task is None:
             spec = queue_spec(self._hub, destination, self._wire.version)
-            task = asyncio.get_running_loop().create_task(self._wire.declare([spec]))
-            self.declared[destination] = task
+            task = self.declared[destination] = _shared(self._wire.declare([spec]))
         try:
             await asyncio.shield(task)
         except BaseException:
             if task.done() and self.declared.get(destination) is task:
                 del self.declared[destination]
             raise
+
+
+def _shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task that many wait for; or nobody any more, and then its failure is nobody's."""
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
+
+
+def _sharing(destination: Destination) -> Destination | None:
+    """Destinations with the same value here share a channel."""
+    return destination if is_durable(destination) else None
 
 
 async def _nothing_to_prepare(_wire: Wire) -> None:

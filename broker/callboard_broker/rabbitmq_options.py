@@ -54,11 +54,10 @@ class RabbitMQOptions:
 
     message_limit: int = 16 * 1024 * 1024
     """Bytes. RabbitMQ 4 refuses more than 16 MiB by default; 3.x takes 128 MiB, so that only production would fail."""
-    publish_window: int = 500
+    publish_window: int = 1000
     """Messages that may be sent and not yet confirmed."""
-    publish_window_per_queue: int = 30
-    """Messages of these that may be for one queue. RabbitMQ stops reading the connection when more than 32 wait for a queue without a
-    leader."""
+    publish_window_per_queue: int = 200
+    """Those of them that may be for one queue. RabbitMQ takes 400 for a queue that has lost its leader, then stops reading them all."""
     publish_window_bytes: int = 64 * 1024 * 1024
     """Bytes that may be sent and not yet confirmed."""
 

@@ -20,6 +20,9 @@ from aiormq.exceptions import PublishError
 
 from callboard_broker import rabbitmq_frames as frames
 
+#: Bytes, for a server that sets no limit (0).
+DEFAULT_FRAME_MAX = 131_072
+
 
 class DriverChannel(Protocol):
     """What we use of the driver's channel (aiormq.channel.Channel)."""
@@ -109,7 +112,7 @@ class Outbox:
                 self._idle.set()
 
 
-class _Window:
+class Window:
     """Bounds what is sent and not yet confirmed; first come, first served."""
 
     def __init__(self, messages: int, size: int) -> None:
@@ -117,11 +120,6 @@ class _Window:
         self._free_messages, self._free_size = messages, size
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self._open_wide = False
-
-    @property
-    def idle(self) -> bool:
-        """Whether nobody is in it, nor waits for it."""
-        return self._free_messages == self._messages and not self._waiting
 
     async def acquire(self, size: int) -> None:
         size = min(size, self._size)
@@ -173,10 +171,10 @@ class _Confirmation:
     reader down.
     """
 
-    __slots__ = ("_channel", "_identity", "_key", "_size", "waiter")
+    __slots__ = ("_channel", "_identity", "_size", "waiter")
 
-    def __init__(self, channel: PublisherChannel, identity: str, key: str, size: int) -> None:
-        self._channel, self._identity, self._key, self._size = channel, identity, key, size
+    def __init__(self, channel: PublisherChannel, identity: str, size: int) -> None:
+        self._channel, self._identity, self._size = channel, identity, size
         self.waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def done(self) -> bool:
@@ -192,7 +190,7 @@ class _Confirmation:
         self.settle(Outcome.RETURNED if isinstance(error, PublishError) else Outcome.REFUSED)
 
     def settle(self, outcome: Outcome) -> None:
-        self._channel.settled(self._identity, self._key, self._size)
+        self._channel.settled(self._identity, self._size)
         if not self.waiter.done():
             self.waiter.set_result(outcome)
 
@@ -203,56 +201,39 @@ class PublisherChannel:
     Every attempt gets a message id of its own, never seen before: the driver finds returned messages by it, and with one id twice in flight
     it reports messages as confirmed that came back.
 
-    Each queue has a window of its own within the channel's. The server stops reading the whole connection when more than 32 messages
-    wait for one quorum queue that has no leader; so must not be sent what would stop everybody else.
+    Args:
+        connection: What all channels of the connection may have in flight together.
+        window: Messages that this channel may have in flight.
     """
 
-    def __init__(
-        self, channel: DriverChannel, outbox: Outbox, *, window: int, window_bytes: int, queue_window: int
-    ) -> None:
+    def __init__(self, channel: DriverChannel, outbox: Outbox, connection: Window, window: int) -> None:
         self._channel, self._outbox = channel, outbox
-        self._window, self._queue_window = _Window(window, window_bytes), queue_window
-        self._windows: dict[str, _Window] = {}
-        self._frame_max = channel.connection.connection_tune.frame_max
+        self._connection, self._window = connection, Window(window, 0)
+        self._frame_max = channel.connection.connection_tune.frame_max or DEFAULT_FRAME_MAX
         self._identity = uuid.uuid4().hex
-        self._lost = False
-        self.on_lost: Callable[[str], None] = lambda _: None
-        channel.closing.add_done_callback(self._on_closing)
+        self.lost = False
+        channel.closing.add_done_callback(lambda _: self.lose())
 
     async def publish(
         self, routing_key: str, body: bytes, headers: Mapping[str, str] | None, *, persistent: bool
     ) -> Outcome:
-        await self._make_room(routing_key, len(body))
-        if self._lost:
+        size = len(body)
+        await self._window.acquire(0)
+        try:
+            await self._connection.acquire(size)
+        except BaseException:
+            self._window.release(0)
+            raise
+        if self.lost:
+            self._give_room(size)
             return Outcome.LOST
         mode = frames.PERSISTENT if persistent else frames.TRANSIENT
         try:
             waiter = self._send(routing_key, body, headers, mode)
         except BaseException:
-            self._give_room(routing_key, len(body))
+            self._give_room(size)
             raise
         return await waiter
-
-    async def _make_room(self, key: str, size: int) -> None:
-        window = self._windows.get(key)
-        if window is None:
-            window = self._windows[key] = _Window(self._queue_window, 0)
-        await window.acquire(0)
-        try:
-            await self._window.acquire(size)
-        except BaseException:
-            self._leave(key)
-            raise
-
-    def _give_room(self, key: str, size: int) -> None:
-        self._window.release(size)
-        self._leave(key)
-
-    def _leave(self, key: str) -> None:
-        window = self._windows[key]
-        window.release(0)
-        if window.idle:
-            del self._windows[key]
 
     def _send(
         self, routing_key: str, body: bytes, headers: Mapping[str, str] | None, mode: int
@@ -262,31 +243,30 @@ class PublisherChannel:
         identity = f"{self._identity}.{tag}"
         header = frames.content_header(number, size, headers, mode, identity)
         method = frames.publish(number, routing_key)
-        confirmation = _Confirmation(self, identity, routing_key, size)
+        confirmation = _Confirmation(self, identity, size)
         channel.delivery_tag = tag
         channel.confirmations[tag] = confirmation
         channel.message_id_delivery_tag[identity] = tag
         self._outbox.write(method, header, *frames.body_frames(number, body, self._frame_max))
         return confirmation.waiter
 
-    def settled(self, identity: str, key: str, size: int) -> None:
+    def settled(self, identity: str, size: int) -> None:
         self._channel.message_id_delivery_tag.pop(identity, None)
-        self._give_room(key, size)
+        self._give_room(size)
+
+    def _give_room(self, size: int) -> None:
+        self._window.release(0)
+        self._connection.release(size)
 
     def lose(self) -> None:
         """Ends all that is pending: nobody will confirm it any more."""
-        self._lost = True
+        self.lost = True
         pending = list(self._channel.confirmations.values())
         self._channel.confirmations.clear()
         for confirmation in pending:
             if isinstance(confirmation, _Confirmation):  # else the driver's mark of a message that was returned
                 confirmation.settle(Outcome.LOST)
-        for window in (self._window, *self._windows.values()):
-            window.open_wide()
-
-    def _on_closing(self, closing: asyncio.Future[Any]) -> None:
-        self.lose()
-        self.on_lost(f"the publishing channel was closed: {closing_reason(closing)}")
+        self._window.open_wide()
 
 
 def closing_reason(closing: asyncio.Future[Any]) -> str:

@@ -37,7 +37,7 @@ from callboard_broker.rabbitmq_errors import (
     words,
 )
 from callboard_broker.rabbitmq_options import RabbitMQOptions
-from callboard_broker.rabbitmq_publisher import DriverChannel, Outbox, PublisherChannel
+from callboard_broker.rabbitmq_publisher import DriverChannel, Outbox, PublisherChannel, Window
 from callboard_broker.topology import QueueSpec
 
 log = logging.getLogger("callboard.broker")
@@ -116,6 +116,7 @@ class Wire:
         self.version = _version(self._driver.server_properties.get("version"))
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.outbox = Outbox(self._driver.write_queue)
+        self._window = Window(options.publish_window, options.publish_window_bytes)
         self._requests: set[asyncio.Task[Any]] = set()
         self._context = copy_context()
         self._driver.closing.add_done_callback(self._on_closing)
@@ -216,11 +217,7 @@ class Wire:
         """Opens a channel that publishes."""
         channel = await self._request(self._driver.channel(publisher_confirms=True, on_return_raises=True))
         return PublisherChannel(
-            cast("DriverChannel", channel),
-            self.outbox,
-            window=self._options.publish_window,
-            window_bytes=self._options.publish_window_bytes,
-            queue_window=self._options.publish_window_per_queue,
+            cast("DriverChannel", channel), self.outbox, self._window, self._options.publish_window_per_queue
         )
 
     async def consumer(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> ConsumerChannel:

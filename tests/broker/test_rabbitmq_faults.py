@@ -4,108 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import socket
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-import aio_pika
 import pytest
 
-from callboard.errors import (
-    BrokerUnavailableError,
-    ConfigurationError,
-    PayloadTooLargeError,
-    UnroutableError,
-)
-from callboard.ports import Destination
+from callboard.errors import BrokerUnavailableError, PayloadTooLargeError, UnroutableError
 from callboard.testing.broker_contract import Received
 from callboard_broker import rabbitmq_frames as frames
 from callboard_broker.rabbitmq import RabbitMQBroker
+from tests.broker.rabbitmq_support import (
+    ME,
+    P0,
+    P1,
+    PATIENCE,
+    WORK,
+    Proxy,
+    Traffic,
+    eventually,
+    inside,
+    no_noise,
+    opened,
+)
 from tests.servers import RabbitMQServer
-from tests.servers.process import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import Iterator
 
-P0, P1 = Destination.partition(0), Destination.partition(1)
-WORK, ME = Destination.activities("work"), Destination.inbox("me")
-PATIENCE = 60.0
+__all__ = ["no_noise"]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RabbitMQServer]:
     with RabbitMQServer() as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def no_noise(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No fault may leave errors or tracebacks behind in anybody's log: what happened is said once, by us."""
-    caplog.set_level(logging.INFO)
-    yield
-    noise = [
-        record
-        for record in caplog.get_records("call")
-        if record.exc_info or record.levelno >= logging.ERROR or record.name.startswith(("aiormq", "aio_pika"))
-    ]
-    assert not noise, [(record.name, record.getMessage()) for record in noise]
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str, hub: str, **options: Any) -> AsyncGenerator[RabbitMQBroker]:
-    broker = RabbitMQBroker.from_url(url, **{"backoff_max": 1.0, **options})
-    await broker.open(hub, 2)
-    try:
-        yield broker
-    finally:
-        await broker.aclose()
-
-
-def inside(thing: object) -> Any:
-    """Lets a test reach for what it must break."""
-    return thing
-
-
-async def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
-
-
-class Traffic:
-    """Publishes all the time and consumes all the time; nothing confirmed may be missing in the end."""
-
-    def __init__(self, broker: RabbitMQBroker) -> None:
-        self.broker, self.received, self.confirmed = broker, Received(ack=True), set[bytes]()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._stopped = False
-
-    async def __aenter__(self) -> Self:
-        for destination in (P0, WORK):
-            await self.broker.consume(destination, self.received, prefetch=20)
-        self._tasks = [asyncio.create_task(self._publish(number)) for number in range(20)]
-        await eventually(lambda: len(self.confirmed) > 200)
-        return self
-
-    async def _publish(self, number: int) -> None:
-        count = 0
-        while not self._stopped:
-            body = b"%d.%d" % (number, count)
-            await self.broker.publish(P0 if number % 2 else WORK, body)
-            self.confirmed.add(body)
-            count += 1
-            await asyncio.sleep(0.002)
-
-    async def __aexit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            so_far = len(self.confirmed)
-            await eventually(lambda: len(self.confirmed) > so_far + 200)
-        self._stopped = True
-        await asyncio.gather(*self._tasks)
-        if kind is None:
-            await self.received.wait_for_bodies(self.confirmed)
 
 
 # The server goes away
@@ -220,43 +152,6 @@ async def test_a_server_that_falls_silent_is_noticed(server: RabbitMQServer, hub
         assert time.monotonic() - began < 15
 
 
-class Proxy:
-    """Stands between client and server; can swallow what is sent, as a network does that lost its way."""
-
-    def __init__(self, target: int) -> None:
-        self.target, self.swallow, self._tasks = target, False, set[asyncio.Task[None]]()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        await asyncio.wait(
-            [
-                asyncio.create_task(self._pump(reader, back)),
-                asyncio.create_task(self._pump(there, writer)),
-            ]
-        )
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        swallowed = False
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                swallowed = swallowed or self.swallow
-                if not swallowed:
-                    writer.write(data)
-                    await writer.drain()
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await eventually(lambda: len(asyncio.all_tasks()) == 1)
-
-
 # Queues and channels go away
 
 
@@ -318,7 +213,7 @@ async def test_a_consumer_whose_channel_the_server_closes_is_back(server: Rabbit
 
 async def test_a_closed_publishing_channel_is_replaced(server: RabbitMQServer, hub: str) -> None:
     async with opened(server.url, hub) as broker, Traffic(broker):
-        channel = inside(broker)._publisher.channel._channel
+        channel = inside(broker)._publisher.channel(P0)._channel
         inside(broker)._publishing.wire.outbox.write(frames.ack(channel.number, 1_000_000))
         await eventually(lambda: channel.is_closed)
 
@@ -377,8 +272,25 @@ async def test_a_memory_alarm_blocks_publishing_and_nothing_else(server: RabbitM
         await received.wait_for_bodies({b"late", b"after"})
 
 
+async def test_a_blocked_broker_can_be_closed(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub, publish_timeout=2) as broker:
+        await asyncio.to_thread(server.control, "set_vm_memory_high_watermark", "0.0000001")
+        try:
+            await asyncio.sleep(2)
+            publishes = [broker.publish(P0, bytes(1_000_000)) for _ in range(60)]
+            outcomes = await asyncio.gather(*publishes, return_exceptions=True)
+            assert all(isinstance(outcome, BrokerUnavailableError) for outcome in outcomes)
+            began = time.monotonic()
+            await broker.aclose()
+            assert time.monotonic() - began < 10
+        finally:
+            await asyncio.to_thread(server.control, "set_vm_memory_high_watermark", "0.4")
+
+
 async def test_publishes_over_the_window_wait_their_turn(server: RabbitMQServer, hub: str) -> None:
-    async with opened(server.url, hub, publish_window=3, publish_window_bytes=1000) as broker:
+    async with opened(
+        server.url, hub, publish_window=3, publish_window_per_queue=2, publish_window_bytes=1000
+    ) as broker:
         received = Received(ack=True)
         await broker.consume(P0, received)
         bodies = {b"%d" % n + bytes(10 * n) for n in range(200)}
@@ -399,40 +311,7 @@ async def test_the_limit_on_messages_is_an_option(server: RabbitMQServer, hub: s
             await broker.publish(P0, bytes(1001))
 
 
-# Opening
-
-
-async def test_an_address_where_nobody_listens(hub: str) -> None:
-    port = free_port()
-    began = time.monotonic()
-    with pytest.raises(BrokerUnavailableError, match=rf"Cannot reach RabbitMQ at 127\.0\.0\.1:{port}: .*Check that"):
-        await RabbitMQBroker.from_url(f"amqp://127.0.0.1:{port}", connect_timeout=1).open(hub, 2)
-    assert time.monotonic() - began < 2
-
-
-async def test_an_address_that_does_not_answer(hub: str) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        began = time.monotonic()
-        with pytest.raises(BrokerUnavailableError, match="no answer in 1 seconds"):
-            await RabbitMQBroker.from_url(f"amqp://127.0.0.1:{port}", connect_timeout=1).open(hub, 2)
-        assert time.monotonic() - began < 5
-
-
-async def test_credentials_that_are_refused(server: RabbitMQServer, hub: str) -> None:
-    broker = RabbitMQBroker.from_url(f"amqp://somebody:s3cret@127.0.0.1:{server.port}/")
-    began = time.monotonic()
-    with pytest.raises(BrokerUnavailableError, match="refused the credentials of user 'somebody'") as refusal:
-        await broker.open(hub, 2)
-    assert time.monotonic() - began < 5
-    assert "s3cret" not in f"{refusal.value} {broker!r} {inside(broker)._options!r}"
-
-
-async def test_a_virtual_host_that_is_not_there(server: RabbitMQServer, hub: str) -> None:
-    with pytest.raises(BrokerUnavailableError, match="virtual host 'nowhere'"):
-        await RabbitMQBroker.from_url(f"{server.url}nowhere").open(hub, 2)
+# Others
 
 
 async def test_permissions_that_are_missing(server: RabbitMQServer, hub: str) -> None:
@@ -440,28 +319,6 @@ async def test_permissions_that_are_missing(server: RabbitMQServer, hub: str) ->
     await asyncio.to_thread(server.control, "set_permissions", f"u{hub}", "^nothing$", ".*", ".*")
     with pytest.raises(BrokerUnavailableError, match=r"set_permissions"):
         await RabbitMQBroker.from_url(f"amqp://u{hub}:secret@127.0.0.1:{server.port}/").open(hub, 2)
-
-
-async def test_a_queue_with_other_properties(server: RabbitMQServer, hub: str) -> None:
-    connection = await aio_pika.connect(server.url)
-    async with connection:
-        await (await connection.channel()).declare_queue(f"{hub}.p.1", durable=True)
-        with pytest.raises(ConfigurationError, match=rf"{hub}\.p\.1' exists with other properties.*x-queue-type"):
-            await RabbitMQBroker.from_url(server.url).open(hub, 2)
-        async with opened(server.url, hub, accept_existing_queues=True) as broker:
-            await broker.publish(P1, b"")
-
-
-async def test_an_activity_queue_with_other_properties(server: RabbitMQServer, hub: str) -> None:
-    connection = await aio_pika.connect(server.url)
-    async with connection:
-        await (await connection.channel()).declare_queue(f"{hub}.activities.work", durable=True)
-    async with opened(server.url, hub) as broker:
-        with pytest.raises(ConfigurationError, match="exists with other properties"):
-            await broker.publish(WORK, b"")
-        with pytest.raises(ConfigurationError, match="exists with other properties"):
-            await broker.consume(WORK, Received())
-        await broker.publish(P0, b"the others go on")
 
 
 async def test_an_inbox_that_somebody_else_has(server: RabbitMQServer, hub: str) -> None:
@@ -476,16 +333,6 @@ async def test_an_inbox_that_somebody_else_has(server: RabbitMQServer, hub: str)
         await (await waiting).aclose()
         with pytest.raises(UnroutableError):
             await owner.publish(ME, b"")
-
-
-async def test_opening_a_large_hub_is_fast(server: RabbitMQServer, hub: str) -> None:
-    for limit in (20, 3):
-        broker = RabbitMQBroker.from_url(server.url)
-        began = time.monotonic()
-        await broker.open(hub, 64)
-        took = time.monotonic() - began
-        await broker.aclose()
-        assert took < limit
 
 
 async def test_a_consume_that_is_cancelled_leaves_no_consumer_behind(server: RabbitMQServer, hub: str) -> None:

@@ -104,10 +104,15 @@ def judge(snapshot: Snapshot, registry: Registry) -> list[str]:
 
 
 def check_numbers(commits: Sequence[Commit]) -> Iterator[str]:
-    """I1: n = 0..k, each once; I13: nothing follows the end."""
+    """I1: n = 0..k, each once; I13: nothing follows the end.
+
+    Executions that were continued as new may have been trimmed: of those, any commit may be missing.
+    """
     numbers = [commit.n for commit in commits]
-    if numbers != list(range(len(commits))):
-        yield f"commits are numbered {numbers}, not 0 to {len(commits) - 1}"
+    first = _first_of_last(commits)
+    current = [number for number in numbers if number >= first]
+    if numbers != sorted(set(numbers)) or current != list(range(first, first + len(current))):
+        yield f"commits are numbered {numbers}, not {first} to {first + len(current) - 1}"
     for commit in commits[:-1]:
         if commit.terminal:
             yield f"commit {commit.n} is terminal, and others follow"
@@ -122,7 +127,9 @@ def check_executions(commits: Sequence[Commit]) -> Iterator[str]:
     announced: ExecutionStarted | None = None
     carried: Sequence[EventRaised] = ()
     previous: Commit | None = None
-    for commit in commits:
+    for commit in (commit for execution in by_execution(commits) for commit in execution):
+        if previous is not None and previous.n + 1 != commit.n:  # what was in between is trimmed
+            previous, announced, carried = None, None, ()
         started = [event for event in commit.events if isinstance(event, ExecutionStarted)]
         begins = previous is None or previous.continued is not None
         if len(started) != begins:
@@ -176,14 +183,17 @@ def check_clock(commits: Sequence[Commit]) -> Iterator[str]:
         for event in commit.events:
             if isinstance(event, TimerCreated):
                 due[commit.execution_id, event.event_id] = event.fire_at
-            elif isinstance(event, TimerFired) and commit.at < due.get((commit.execution_id, event.timer_id), commit.at):
+            elif isinstance(event, TimerFired) and commit.at < due.get(
+                (commit.execution_id, event.timer_id), commit.at
+            ):
                 yield f"timer {event.timer_id} fired early, in commit {commit.n}"
 
 
 def check_messages(commits: Sequence[Commit]) -> Iterator[str]:
     """I7: a message is consumed once; one that is carried over appears again in the next execution, and once there."""
-    consumed = Counter(event.message_id for event in _events(commits) if isinstance(event, EventRaised))
-    for event in _events(commits):
+    kept = [commit for execution in by_execution(commits) for commit in execution]
+    consumed = Counter(event.message_id for event in _events(kept) if isinstance(event, EventRaised))
+    for event in _events(kept):
         if isinstance(event, ContinuedAsNew):
             consumed.subtract(carried.message_id for carried in event.carried)
     for message_id, times in consumed.items():
@@ -199,7 +209,11 @@ def check_record(record: InstanceRecord, commits: Sequence[Commit]) -> Iterator[
         yield "has no history"
         return
     last = commits[-1]
-    if record.head != last.n or record.runtime_status != last.runtime_status or record.execution_id != last.execution_id:
+    if (
+        record.head != last.n
+        or record.runtime_status != last.runtime_status
+        or record.execution_id != last.execution_id
+    ):
         yield (
             f"the record shows commit {record.head}, {record.runtime_status}, of {record.execution_id}; the last is commit {last.n}, "
             f"{last.runtime_status}, of {last.execution_id}"
@@ -324,7 +338,9 @@ def check_runs(snapshot: Snapshot, runs: Mapping[tuple[str, int], Sequence[str]]
                     run = msgspec.json.decode(event.result or "{}").get("run")
                     if run not in runs.get((instance_id, step), ()):
                         wrong.append(f"{instance_id}: the result of step {step} is of run {run}, which nobody ran")
-        wrong.extend(f"{instance_id}: step {step} never ran" for step in asked.values() if not runs.get((instance_id, step)))
+        wrong.extend(
+            f"{instance_id}: step {step} never ran" for step in asked.values() if not runs.get((instance_id, step))
+        )
     return wrong
 
 
@@ -337,11 +353,14 @@ def check_raised(snapshot: Snapshot, raised: Mapping[str, Sequence[int]]) -> lis
     """
     wrong: list[str] = []
     for instance_id, expected in sorted(raised.items()):
-        found = {
-            event.message_id: event.input
-            for event in _events(snapshot.histories.get(instance_id, []))
-            if isinstance(event, EventRaised)
-        }
+        commits = snapshot.histories.get(instance_id, [])
+        found = {event.message_id: event.input for event in _events(commits) if isinstance(event, EventRaised)}
+        if commits and len(commits) <= commits[-1].n:  # trimmed: what was consumed before is known by its id
+            started = (event for event in _events(commits) if isinstance(event, ExecutionStarted))
+            known = found.keys() | {seen.message_id for event in started for seen in event.seen}
+            if len(known) != len(expected):
+                wrong.append(f"{instance_id}: {len(expected)} events were raised, history knows of {len(known)}")
+            continue
         got = Counter(msgspec.json.decode(data or "null") for data in found.values())
         if got != Counter(expected):
             wrong.append(f"{instance_id}: events {sorted(expected)} were raised, history has {sorted(got.elements())}")
@@ -355,7 +374,9 @@ def check_results(snapshot: Snapshot, results: Mapping[str, object]) -> list[str
         record = snapshot.records.get(instance_id)
         output = msgspec.json.decode(record.output or "null") if record else None
         if record is None or record.runtime_status != "Completed" or output != expected:
-            wrong.append(f"{instance_id}: returned {output!r} ({record.runtime_status if record else 'missing'}), not {expected!r}")
+            wrong.append(
+                f"{instance_id}: returned {output!r} ({record.runtime_status if record else 'missing'}), not {expected!r}"
+            )
     return wrong
 
 
@@ -363,11 +384,19 @@ def check_results(snapshot: Snapshot, results: Mapping[str, object]) -> list[str
 
 
 def by_execution(commits: Sequence[Commit]) -> list[list[Commit]]:
-    """The commits of each execution."""
-    executions: dict[str, list[Commit]] = defaultdict(list)
+    """The executions that are there as a whole, and the last one in any case: of the others, some commits may have been trimmed."""
+    first = _first_of_last(commits)
+    current = [commit for commit in commits if commit.n >= first]
+    earlier: dict[int, list[Commit]] = defaultdict(list)
     for commit in commits:
-        executions[commit.execution_id].append(commit)
-    return list(executions.values())
+        if commit.n < first:
+            earlier[commit.first].append(commit)
+    whole = [each for each in earlier.values() if each[-1].continued and len(each) == each[-1].n - each[0].first + 1]
+    return [*whole, current] if current else whole
+
+
+def _first_of_last(commits: Sequence[Commit]) -> int:
+    return commits[-1].first if commits and commits[-1].generation else 0
 
 
 def _events(commits: Sequence[Commit]) -> Iterator[HistoryEvent]:

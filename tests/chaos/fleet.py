@@ -112,9 +112,8 @@ class Fleet:
         """Lines of the logs that no fault explains: tasks that failed, tracebacks of ours."""
         found: list[str] = []
         for log in sorted(self._folder.glob("worker-*.log")):
-            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith("Traceback") or "was never" in line:
-                    found.append(f"{log.name}: {line}")
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            found.extend(f"{log.name}: {line}" for line in lines if line.startswith("Traceback") or "was never" in line)
         return found
 
     def close(self) -> None:

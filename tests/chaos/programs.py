@@ -90,7 +90,7 @@ def make_app(hub: str, ledger: Ledger, *, partitions: int | None = None) -> App:
     @app.activity
     async def step(order: Order) -> Done:
         run = ledger.enter(order)
-        await asyncio.sleep(0.001 * (order["seed"] % 7))
+        await asyncio.sleep(0.02 * (order["seed"] % 11))
         return Done(value=worth(order["seed"], order["step"]), run=run)
 
     @app.activity

@@ -132,7 +132,10 @@ class Scene:
     def report(self, what: str, **numbers: object) -> None:
         """Prints what a person wants to know, whether the test passes or not."""
         told = {"seconds": round(time.monotonic() - self.began, 1), **numbers}
-        print(f"\nchaos: {what}: " + ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in told.items()))
+        print(
+            f"\nchaos: {what}: "
+            + ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in told.items())
+        )
 
 
 def _short(value: object) -> str:

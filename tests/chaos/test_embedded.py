@@ -25,7 +25,9 @@ async def test_one_process_on_one_file_resumes_after_every_kill(tmp_path: Path, 
         lives: list[float] = []
         on.fleet.launch()
         async with asyncio.TaskGroup() as group:
-            for kill in range(KILLS):  # some instances begin in each life, so that there is always something to interrupt
+            for kill in range(
+                KILLS
+            ):  # some instances begin in each life, so that there is always something to interrupt
                 group.create_task(on.errands(range(kill * EACH, (kill + 1) * EACH), seconds=1))
                 lives.append(await working(on))
                 await asyncio.sleep(on.dice.uniform(0, 0.4))

@@ -155,7 +155,7 @@ def test_a_port_in_use_is_explained(folder: Path, taken_port: str) -> None:
         (["--host", "192.0.2.1"], "--allow-remote"),
         (["--host", "192.0.2.1", "--allow-remote"], "no address of this machine"),
         (["--host", "no such host", "--allow-remote"], "no address of this machine"),
-        (["--port", "70000"], "70000"),
+        (["--port", "70000"], "65535"),
         (["--log-level", "loud"], "loud"),
         (["--reload"], "--reload"),
         (["--data", "/dev/null/data"], "cannot be written to"),

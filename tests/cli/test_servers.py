@@ -142,7 +142,7 @@ def test_a_server_that_cannot_be_used_is_explained_once(
     assert server in done.stderr
     assert "Check" in done.stderr
     assert "s3cret" not in done.stderr
-    assert ("refuse" in done.stderr) == (trouble == "wrong credentials")
+    assert ("reach" in done.stderr) == (trouble == "missing")
 
 
 def test_another_number_of_partitions_is_explained(folder: Path, servers: dict[str, str]) -> None:

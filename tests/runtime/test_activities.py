@@ -134,7 +134,9 @@ async def test_a_call_that_kills_its_worker_each_time_fails_and_harms_no_other()
         while not waiting.done():
             lives.append(stage.enter(app, only="activities"))
             await lives[-1].start()
-            await asyncio.wait([waiting, asyncio.ensure_future(lives[-1].doom.dead.wait())], return_when="FIRST_COMPLETED")
+            await asyncio.wait(
+                [waiting, asyncio.ensure_future(lives[-1].doom.dead.wait())], return_when="FIRST_COMPLETED"
+            )
         assert waiting.result() == 2
         await stage.exact("a")
         lives[-1].kill()
@@ -176,7 +178,9 @@ async def test_a_long_activity_whose_worker_is_gone_is_sent_again_when_its_claim
         handle = await client.start(work.fan_out, 1, instance_id="a")
         await eventually(lambda: work.running == 1)
         await eventually(lambda: runner.store.counts["claim"] and not runner.broker.unacked(QUEUE))
-        await eventually(lambda: runner.store.counts["renew_claims"] >= 8, "claims are renewed for longer than they last")
+        await eventually(
+            lambda: runner.store.counts["renew_claims"] >= 8, "claims are renewed for longer than they last"
+        )
         assert work.started == [0]
         assert len(owner.broker.published("activities")) == 1
         runner.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -116,7 +117,9 @@ async def test_an_instance_that_no_worker_knows_is_parked_visibly_and_goes_on_wh
         first = await stage.worker(App("stage"))
         client = await stage.client()
         handle = await client.start("waits", instance_id="a")
-        await eventually(lambda: _parked(client, "a", "No worker of this kind knows the orchestration 'waits': register it"))
+        await eventually(
+            lambda: _parked(client, "a", "No worker of this kind knows the orchestration 'waits': register it")
+        )
         await client.raise_event("a", "go", 1)
         await client.raise_event("a", "go", 2)
         await kept(stage, first, "a", 2)
@@ -178,7 +181,9 @@ async def test_evicting_an_activation_does_not_let_its_finally_blocks_act() -> N
         worker = await stage.worker(tidy, memory=1)
         client = await stage.client(tidy)
         handle = await client.start(careful, instance_id="a")
+        await eventually(lambda: stage.events("a"))
         await client.raise_event("a", "other")
+        await kept(stage, worker, "a", 1)
         await client.raise_event("a", "go", 1)
         await kept(stage, worker, "a", 2)
         await eventually(lambda: worker.worker.turns.statistics.evictions >= 2)
@@ -243,20 +248,14 @@ def _as_blueprint() -> App:
 # The watchdog
 
 
-def stuck_app(*, hang: bool = False, stubborn: bool = False, stuck: bool = True) -> App:
+def stuck_app(*, stuck: bool = True) -> App:
     stuck_one = App("stage")
 
     @stuck_one.orchestration
     async def gets_stuck(context: OrchestrationContext) -> Any:
         first = await context.wait_for_external_event("go")
-        if stuck and hang:
-            time.sleep(2)  # noqa: ASYNC251
-        while stuck and not hang:
-            try:
-                pass  # this very line
-            except BaseException:
-                if not stubborn:
-                    raise
+        while stuck:  # this very line
+            pass
         return [first, await context.wait_for_external_event("go")]
 
     stuck_one.include(_as_blueprint())
@@ -271,7 +270,7 @@ async def test_an_orchestrator_that_never_awaits_is_interrupted_named_and_parked
         await client.raise_event("a", "go", 1)
         others = [await client.start("quick", number) for number in range(3)]
         assert [await other.result(5) for other in others] == [0, 1, 2]
-        await eventually(lambda: _parked(client, "a", "this very line"))
+        await eventually(lambda: _parked(client, "a", "while stuck:"))
         parked = (await client.get_status("a")).parked
         assert parked is not None
         assert "move blocking or heavy work into an activity" in parked.reason
@@ -285,7 +284,9 @@ async def test_an_orchestrator_that_never_awaits_is_interrupted_named_and_parked
 
 
 @pytest.mark.parametrize("stubborn", [False, True], ids=["in C", "catching everything"])
-async def test_one_that_cannot_be_interrupted_costs_a_thread_only(stubborn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_cannot_be_interrupted_costs_a_thread_only(
+    stubborn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     released: list[bool] = []
     stuck_one = App("stage")
 
@@ -293,12 +294,10 @@ async def test_one_that_cannot_be_interrupted_costs_a_thread_only(stubborn: bool
     async def gets_stuck(context: OrchestrationContext) -> Any:
         first = await context.wait_for_external_event("go")
         if not stubborn and not released:
-            time.sleep(1.5)  # noqa: ASYNC251
+            time.sleep(1.5)
         while stubborn and not released:
-            try:
-                time.sleep(0.001)  # noqa: ASYNC251
-            except BaseException:  # noqa: S110
-                pass
+            with contextlib.suppress(BaseException):
+                time.sleep(0.001)
         return [first, await context.wait_for_external_event("go")]
 
     stuck_one.include(_as_blueprint())
@@ -338,7 +337,7 @@ async def test_a_new_life_of_the_id_is_not_taken_for_the_one_that_hung() -> None
     @stuck_one.orchestration
     async def gets_stuck(context: OrchestrationContext) -> str:
         if hangs.pop():
-            time.sleep(1)  # noqa: ASYNC251
+            time.sleep(1)
         return "fine"
 
     async with Stage() as stage:
@@ -387,6 +386,6 @@ async def test_a_worker_stops_although_an_orchestrator_is_stuck() -> None:
         await client.start("gets_stuck", instance_id="a")
         now = datetime.now(UTC)
         await stage.publish(stage.queue_of("a"), RaiseEvent(instance_id="a", message_id="m", name="go", at=now))
-        await eventually(lambda: "this very line" in worker.worker.turns._thread._thread.stack())
+        await eventually(lambda: "while stuck:" in worker.worker.turns._thread._thread.stack())
         worker.worker.turns._thread._limit = 0.1
         await asyncio.wait_for(worker.worker.stop(), 5)

@@ -89,7 +89,8 @@ async def test_a_start_whose_message_was_lost_is_swept() -> None:
 async def test_a_message_for_a_pending_instance_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "AGE", 3600.0)
     async with Stage() as stage:
-        await stage.worker(app)
+        worker = await stage.worker(app)
+        await eventually(lambda: worker.store.counts["pending_starts"] >= 2)  # what was gained has been swept
         client, actor = await stage.meddled_client(app)
         lost = actor.broker.before["publish"] = Failing(BrokerUnavailableError("the connection broke"), times=1)
         await client.start(waits, instance_id="a")
@@ -136,7 +137,9 @@ async def test_a_child_is_made_once_and_a_taken_id_fails_the_call_only() -> None
         client = await stage.client(app)
         await client.start(waits, instance_id="child")
         handle = await client.start(parent, instance_id="parent")
-        with pytest.raises(OrchestrationFailedError, match="InstanceAlreadyExistsError: Instance 'child' already exists"):
+        with pytest.raises(
+            OrchestrationFailedError, match="InstanceAlreadyExistsError: Instance 'child' already exists"
+        ):
             await handle.result(5)
         await client.raise_event("child", "go", 1)
         assert (await client.wait("child", 5)).output == 1
@@ -277,7 +280,10 @@ async def test_a_late_result_of_an_earlier_life_does_not_reach_the_next() -> Non
         await client.start(waits, instance_id="a")
         calls = worker.broker.published("activities")
         assert calls
-        await stage.publish(stage.queue_of("a"), RaiseEvent(instance_id="a", message_id="m", name="go", at=(await stage.commits("a"))[0].at))
+        await stage.publish(
+            stage.queue_of("a"),
+            RaiseEvent(instance_id="a", message_id="m", name="go", at=(await stage.commits("a"))[0].at),
+        )
         assert (await client.wait("a", 5)).runtime_status == "Completed"
         await stage.exact("a")
 

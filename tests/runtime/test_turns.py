@@ -79,8 +79,8 @@ def result_for(instance_id: str, execution_id: str, task: int, result: str = "4"
 
 async def deafen(player: Player) -> None:
     """Stops a worker from consuming; it goes on to believe that it owns what it owned."""
-    for subscription in [*player.worker._subscriptions.values(), *player.worker._others]:
-        await subscription.aclose()
+    for consumer in list(player.broker.inner._consumers):
+        await consumer.aclose()
 
 
 async def test_what_fits_nothing_is_dropped_only_after_a_linearizable_read() -> None:
