@@ -6,7 +6,21 @@ from collections.abc import Sequence
 
 import msgspec
 
-from callboard.core.events import ContinuedAsNew, ExecutionCompleted, HistoryEvent
+from callboard.core.events import (
+    ContinuedAsNew,
+    EventRaised,
+    EventSent,
+    ExecutionCompleted,
+    ExecutionStarted,
+    ExecutionTerminated,
+    HistoryEvent,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceCreated,
+    SubOrchestrationInstanceFailed,
+    TaskCompleted,
+    TaskFailed,
+    TaskScheduled,
+)
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit
 from callboard.ports import LoadedInstance, Store
@@ -18,10 +32,15 @@ _decoder: msgspec.json.Decoder[tuple[HistoryEvent, ...]] = msgspec.json.Decoder(
 _encode = msgspec.json.Encoder().encode
 
 
-async def stored(store: Store, commit: Commit) -> Commit:
-    """The commit as it is to be appended: itself, or without its events and with the key of the payload that has them."""
-    if estimated_size(commit.events) <= MOST_INLINE:
-        return commit
+async def stored_all(store: Store, commits: Sequence[Commit]) -> list[Commit]:
+    """The commits as they are to be appended: themselves, or without their events and with the key of the payload that has them."""
+    return [
+        commit if estimated_size(commit.events) <= MOST_INLINE else await _stored_apart(store, commit)
+        for commit in commits
+    ]
+
+
+async def _stored_apart(store: Store, commit: Commit) -> Commit:
     key = await store.put_payload(commit.instance_id, _encode(commit.events))
     return msgspec.structs.replace(commit, events=_tail(commit), body=key)
 
@@ -62,12 +81,28 @@ async def load_instances(store: Store, instance_ids: Sequence[str]) -> dict[str,
 
 def estimated_size(events: Sequence[HistoryEvent]) -> int:
     """Estimate of the events' encoded size, in bytes."""
-    size = 0
+    size = 256 * len(events)
     for event in events:
-        payload = getattr(event, "input", None) or getattr(event, "result", None)
-        size += 256 + len(payload or "") + failure_size(getattr(event, "failure", None))
-        if isinstance(event, ContinuedAsNew):
-            size += len(event.next.input or "") + 128 * len(event.next.seen) + estimated_size(event.carried)
+        match event:  # in order of frequency
+            case TaskCompleted() | SubOrchestrationInstanceCompleted():
+                size += len(event.result or "")
+            case (
+                TaskScheduled()
+                | ExecutionStarted()
+                | EventRaised()
+                | SubOrchestrationInstanceCreated()
+                | EventSent()
+                | ExecutionTerminated()
+            ):
+                size += len(event.input or "")
+            case ExecutionCompleted():
+                size += len(event.result or "") + failure_size(event.failure)
+            case TaskFailed() | SubOrchestrationInstanceFailed():
+                size += failure_size(event.failure)
+            case ContinuedAsNew():
+                size += len(event.next.input or "") + 128 * len(event.next.seen) + estimated_size(event.carried)
+            case _:
+                pass
     return size
 
 

@@ -128,9 +128,9 @@ class Effects:
         sending = self._in_flight[key] = Sending(commit, self._done)
         if commit.terminal:
             # The record is written before anybody is told, so that whoever is told and looks sees the end.
-            self.projector.write(core.projection(commit), self._projected(sending.hold()))
+            self.projector.write(commit, self._projected(sending.hold()))
         else:
-            self.projector.write_late(core.projection(commit))
+            self.projector.write_late(commit)
             self._carry_out(sending)
         sending.settle()
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import msgspec
 
 from callboard.batching import Batcher, Done
-from callboard.core.instances import Projection
+from callboard.core.effects import projection
+from callboard.core.instances import Commit, Projection
 from callboard.ports import BackgroundTask, Host, Store
 
 #: How late a record may be while its instance goes on, in seconds.
@@ -22,20 +23,25 @@ class Projector:
 
     def __init__(self, store: Store, host: Host) -> None:
         self._host = host
-        self._late: dict[str, Projection] = {}
+        self._late: dict[str, _Late] = {}
         self._flushing: BackgroundTask | None = None
         self._writes: Batcher[Projection, None] = Batcher(
-            store.project, host, name="project", parallel=2, key=lambda projection: projection.instance_id
+            store.project, host, name="project", parallel=2, key=lambda each: each.instance_id
         )
 
-    def write(self, projection: Projection, done: Done[None]) -> None:
-        """Writes a projection now; what was waiting for the same instance is part of it."""
-        self._writes.submit(_merged(self._late.pop(projection.instance_id, None), projection), done)
+    def write(self, commit: Commit, done: Done[None]) -> None:
+        """Writes a commit's projection now; what was waiting for the same instance is part of it."""
+        late = self._late.pop(commit.instance_id, None)
+        self._writes.submit(_projected(late.begun if late else None, commit), done)
 
-    def write_late(self, projection: Projection) -> None:
-        """Writes a projection soon, unless a later one comes before."""
-        earlier = self._late.get(projection.instance_id)
-        self._late[projection.instance_id] = _merged(earlier, projection)
+    def write_late(self, commit: Commit) -> None:
+        """Writes a commit's projection soon, unless a later one comes before."""
+        late = self._late.get(commit.instance_id)
+        if late is None:
+            late = self._late[commit.instance_id] = _Late(commit)
+        late.latest = commit
+        if commit.n == commit.first or commit.continued is not None:
+            late.begun = commit
         if self._flushing is None or self._flushing.done():
             self._flushing = self._host.spawn(self._flush_later(), name="callboard project")
 
@@ -49,19 +55,34 @@ class Projector:
     def flush(self) -> None:
         """Writes what waits."""
         late, self._late = self._late, {}
-        for projection in late.values():
-            self._writes.submit(projection, _nobody_waits)
+        for each in late.values():
+            self._writes.submit(_projected(each.begun, each.latest), _nobody_waits)
 
     async def _flush_later(self) -> None:
         await self._host.sleep(DELAY)
         self.flush()
 
 
-def _merged(earlier: Projection | None, later: Projection) -> Projection:
-    """The later one; if the earlier began the execution that the later is in, with that one's input."""
-    if earlier is None or later.begins or not earlier.begins or earlier.next_execution_id != later.execution_id:
-        return later
-    return msgspec.structs.replace(later, begins=True, input=earlier.input)
+class _Late:
+    """What waits for one instance."""
+
+    __slots__ = ("begun", "latest")
+
+    def __init__(self, commit: Commit) -> None:
+        self.latest = commit
+        self.begun: Commit | None = None
+        """The last commit that began or announced an execution: it has the input."""
+
+
+def _projected(begun: Commit | None, latest: Commit) -> Projection:
+    """The latest commit's projection; if an earlier one began its execution, with that one's input."""
+    projected = projection(latest)
+    if begun is None or projected.begins:
+        return projected
+    beginning = projection(begun)
+    if beginning.next_execution_id != latest.execution_id:
+        return projected
+    return msgspec.structs.replace(projected, begins=True, input=beginning.input)
 
 
 def _nobody_waits(_result: None, _error: BaseException | None) -> None:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from callboard.batching import Batcher, retrying
-from callboard.bodies import estimated_size, failure_size, load_instances, stored
+from callboard.bodies import estimated_size, failure_size, load_instances, stored_all
 from callboard.core.execution import Orchestration
 from callboard.core.instances import Commit, InstanceRecord
 from callboard.core.messages import InstanceMessage, Resume, StartExecution, Terminate, Wake
@@ -323,9 +323,8 @@ class TurnLoop:
         for letter in letters:
             if isinstance(letter.message, Terminate) and letter.message.execution_id is not None:
                 await self._record_terminated(letter.message, letter.message.execution_id, actor.partition)
-                self._again(
-                    actor, letters
-                )  # the start may have come first after all: then it is terminated like any other
+                # The start may have come first after all: then it is terminated like any other.
+                self._again(actor, letters)
                 return
         await self._confirm_drop(actor, letters)
 
@@ -344,7 +343,7 @@ class TurnLoop:
         await retrying(lambda: self._store.create([record]), self._host, "create")
 
     async def _append(self, commits: Sequence[Commit]) -> list[AppendOutcome]:
-        return await self._store.append([await stored(self._store, commit) for commit in commits])
+        return await self._store.append(await stored_all(self._store, commits))
 
     # Hot activations
 
@@ -408,6 +407,8 @@ class TurnStatistics:
 
 def _take(actor: Actor) -> list[Letter]:
     """The letters of the next turn: as many as its limits allow."""
+    if len(actor.letters) == 1:
+        return [actor.letters.popleft()]
     letters: list[Letter] = []
     size = 0
     while actor.letters and len(letters) < MOST_MESSAGES and size < MOST_BYTES:

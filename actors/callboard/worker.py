@@ -14,7 +14,6 @@ import msgspec
 from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
 from callboard.app import App
 from callboard.consumers import PartitionConsumers
-from callboard.core.effects import projection
 from callboard.core.instances import Commit
 from callboard.core.messages import Watch, WorkersChanged
 from callboard.effects import Effects
@@ -275,7 +274,7 @@ class Worker:
         self.effects.dispatch(commit)
 
     def _on_behind(self, commit: Commit) -> None:
-        self.effects.projector.write_late(projection(commit))
+        self.effects.projector.write_late(commit)
 
     def _on_notice(self, delivery: Delivery) -> None:
         try:

@@ -264,9 +264,13 @@ class MemoryBroker:
 
     @property
     def hub(self) -> _Hub:
+        self._must_be_open()
+        assert self._hub is not None
+        return self._hub
+
+    def _must_be_open(self) -> None:
         if self._hub is None:
             raise BrokerUnavailableError("The broker is not open. Call open() first, and not after aclose().")
-        return self._hub
 
     async def open(self, hub: str, partitions: int) -> None:
         check_hub(hub)
@@ -275,11 +279,12 @@ class MemoryBroker:
         self._online.set()
 
     async def publish(self, destination: Destination, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self._must_be_open()
         check_destination(destination, self._partitions)
         if len(body) > self._message_limit:
             raise PayloadTooLargeError("A message", len(body), self._message_limit)
         await self._until_online()
-        hub, faults = self.hub, self.faults
+        hub, faults = self.hub, self.faults  # of now: it may have been closed meanwhile
         if destination.kind is DestinationKind.INBOX and destination not in hub.queues:
             raise UnroutableError(destination)
         if faults.happens(faults.lose_publishes):
@@ -302,6 +307,7 @@ class MemoryBroker:
     async def consume(
         self, destination: Destination, on_delivery: Callable[[Delivery], None], *, prefetch: int = 100
     ) -> Subscription:
+        self._must_be_open()
         check_destination(destination, self._partitions)
         await self._until_online()
         consumer = _Consumer(self, destination, on_delivery, prefetch)
@@ -317,6 +323,7 @@ class MemoryBroker:
         self._reconnected.append(callback)
 
     async def depth(self, destination: Destination) -> int:
+        self._must_be_open()
         check_destination(destination, self._partitions)
         queue = self.hub.queues.get(destination)
         return len(queue.ready) if queue else 0

@@ -96,6 +96,10 @@ class RabbitMQBroker:
         await asyncio.gather(self._consuming.aclose(), self._publishing.aclose())
         self._publisher_up.set()
 
+    def _must_be_open(self) -> None:
+        if not self._open:
+            raise BrokerUnavailableError("The broker is not open. Call open() first, and not after aclose().")
+
     def drop_connections(self) -> None:
         """Breaks both connections without a farewell; they are made again. For tests."""
         for link in (self._publishing, self._consuming):
@@ -143,8 +147,7 @@ class RabbitMQBroker:
 
     async def _wait_for_publisher(self) -> _Publisher:
         while self._publisher is None:
-            if not self._open:
-                raise BrokerUnavailableError("The broker is not open. Call open() first, and not after aclose().")
+            self._must_be_open()
             await self._publisher_up.wait()
         return self._publisher
 
@@ -167,6 +170,7 @@ class RabbitMQBroker:
         return f"RabbitMQ did not answer. If it does for others, look whether the queue has a leader: rabbitmq-queues quorum_status {queue}"
 
     def _key(self, destination: Destination) -> str:
+        self._must_be_open()
         check_destination(destination, self._partitions)
         key = queue_name(self._hub, destination)
         if is_durable(destination):
@@ -178,9 +182,8 @@ class RabbitMQBroker:
     async def consume(
         self, destination: Destination, on_delivery: Callable[[Delivery], None], *, prefetch: int = 100
     ) -> Subscription:
+        self._must_be_open()
         check_destination(destination, self._partitions)
-        if not self._open:
-            raise BrokerUnavailableError("The broker is not open. Call open() first, and not after aclose().")
         consumer = RabbitMQConsumer(
             self._consuming,
             self._options,
@@ -199,6 +202,7 @@ class RabbitMQBroker:
         self._reconnected.append(callback)
 
     async def depth(self, destination: Destination) -> int:
+        self._must_be_open()
         check_destination(destination, self._partitions)
         wire = self._consuming.wire
         if wire is None:

@@ -127,5 +127,3 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         await eventually(lambda: len(asyncio.all_tasks()) == 1)
-
-

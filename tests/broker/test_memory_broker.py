@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from callboard_broker.memory import MemoryBroker, MemoryFaults, MemoryServer
 P0, ME = Destination.partition(0), Destination.inbox("me")
 
 
-async def broker_with(**faults: float) -> MemoryBroker:
-    broker = MemoryBroker(MemoryServer(MemoryFaults(seed=7, **faults)))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+async def broker_with(**faults: Any) -> MemoryBroker:
+    broker = MemoryBroker(MemoryServer(MemoryFaults(seed=7, **faults)))
     await broker.open("hub", 2)
     return broker
 

@@ -171,7 +171,7 @@ async def test_tls(amqp_url: str, hub: str, certificate: tuple[Path, Path]) -> N
     context.load_cert_chain(cert, key)
     async with Proxy(URL(amqp_url).port or 5672, context) as proxy:
         url = str(URL(amqp_url).with_scheme("amqps").with_host("127.0.0.1").with_port(proxy.port))
-        with pytest.raises(BrokerUnavailableError, match="certificate that is not trusted.*tls_ca_file"):
+        with pytest.raises(BrokerUnavailableError, match=r"certificate that is not trusted.*tls_ca_file"):
             await RabbitMQBroker.from_url(url).open(hub, 2)
         with pytest.raises(ConfigurationError, match="TLS files cannot be used"):
             await RabbitMQBroker.from_url(url, tls_ca_file="/nowhere.pem").open(hub, 2)

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -58,10 +58,10 @@ class Scene:
         await asyncio.sleep(later)
         await self._raise(instance_id, "go", event)
 
-    async def tallies(self, count: int, *, rounds: int, each: int, pause: float) -> None:
+    async def tallies(self, numbers: Iterable[int], *, rounds: int, each: int, pause: float) -> None:
         """Starts tallies, and raises their events while they go on from execution to execution."""
         async with asyncio.TaskGroup() as group:
-            for number in range(count):
+            for number in numbers:
                 group.create_task(self._tally(f"tally-{number:03d}", rounds, each, pause))
 
     async def _tally(self, instance_id: str, rounds: int, each: int, pause: float) -> None:
@@ -143,7 +143,7 @@ def _short(value: object) -> str:
 
 
 @asynccontextmanager
-async def scene(orders: Orders, seed: int) -> AsyncIterator[Scene]:
+async def scene(orders: Orders, seed: int) -> AsyncGenerator[Scene, None]:
     """A hub with no worker yet. All that runs for it ends with it."""
     print(f"\nchaos: hub {orders.hub}, seed {seed}, logs in {orders.folder}")
     dice = random.Random(seed)

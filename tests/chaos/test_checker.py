@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -27,7 +27,11 @@ from tests.chaos.checker import Snapshot
 from tests.chaos.programs import Done, Ledger, make_app, worth
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-replace = cast("Callable[..., Any]", msgspec.structs.replace)
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def replace(value: T, **changes: Any) -> T:
+    return msgspec.structs.replace(value, **changes)
 
 
 class Run:

@@ -14,6 +14,8 @@ from tests.chaos.worker_process import Orders
 KILLS = 20
 #: Instances that begin in each of the process's lives: 100 in all.
 EACH = 5
+#: How often the instances that are continued as new are, and how many events each of their executions takes.
+ROUNDS, EVENTS = 6, 3
 SEED = random.randrange(1_000_000)
 
 
@@ -29,6 +31,8 @@ async def test_one_process_on_one_file_resumes_after_every_kill(tmp_path: Path, 
                 KILLS
             ):  # some instances begin in each life, so that there is always something to interrupt
                 group.create_task(on.errands(range(kill * EACH, (kill + 1) * EACH), seconds=1))
+                if kill % 5 == 0:
+                    group.create_task(on.tallies([kill], rounds=ROUNDS, each=EVENTS, pause=0.4))
                 lives.append(await working(on))
                 await asyncio.sleep(on.dice.uniform(0, 0.4))
                 on.fleet.kill(on.fleet.workers[0])

@@ -15,6 +15,8 @@ from tests.chaos.worker_process import Orders
 WORKERS = 4
 INSTANCES = 300
 KILLS = 20
+#: Instances that are continued as new again and again, how often, and how many events each execution takes.
+TALLIES, ROUNDS, EVENTS = 10, 10, 3
 SEED = random.randrange(1_000_000)
 #: A frozen worker sleeps longer than this.
 SHORT_LEASE = 3.0
@@ -26,6 +28,7 @@ async def test_workers_and_servers_die_and_nothing_is_lost(servers: Servers, ord
         on.fleet.launch(WORKERS)
         async with asyncio.TaskGroup() as group:
             group.create_task(on.errands(range(INSTANCES), seconds=KILLS))
+            group.create_task(on.tallies(range(TALLIES), rounds=ROUNDS, each=EVENTS, pause=KILLS / (ROUNDS * EVENTS)))
             group.create_task(kill_a_worker_every_second(on))
             group.create_task(at(5.0, servers.rabbitmq.kill, servers.rabbitmq.start))
             group.create_task(at(14.0, servers.mongodb.kill, servers.mongodb.start))
@@ -33,7 +36,7 @@ async def test_workers_and_servers_die_and_nothing_is_lost(servers: Servers, ord
         await on.verify()
         on.report(
             "kill -9",
-            instances=len(on.results),
+            instances=f"{INSTANCES} + {TALLIES}",
             kills=on.fleet.kills,
             servers_killed=2,
             recovered_after=recovered,
@@ -47,12 +50,13 @@ async def test_zombies_do_no_harm(orders: Orders) -> None:
         on.fleet.launch(WORKERS, lease=SHORT_LEASE, heartbeat=0.5)
         async with asyncio.TaskGroup() as group:
             group.create_task(on.errands(range(INSTANCES), seconds=20))
+            group.create_task(on.tallies(range(TALLIES), rounds=ROUNDS, each=EVENTS, pause=20 / (ROUNDS * EVENTS)))
             group.create_task(freeze_workers(on, times=8))
         recovered = await on.over(60)
         await on.verify()
         on.report(
             "zombies",
-            instances=len(on.results),
+            instances=f"{INSTANCES} + {TALLIES}",
             freezes=on.fleet.freezes,
             lost_races=sum(counts.lost_races for counts in on.fleet.counts()),
             recovered_after=recovered,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import msgspec
 import pytest
 
 from tests.chaos.scene import scene
@@ -20,11 +21,11 @@ SEED = random.randrange(1_000_000)
 
 @pytest.mark.timeout(120)
 async def test_workers_that_all_own_everything_spoil_nothing(orders: Orders) -> None:
-    async with scene(orders, SEED) as on:
+    async with scene(msgspec.structs.replace(orders, keep_history=True), SEED) as on:
         on.fleet.launch(WORKERS, balance=False)
         async with asyncio.TaskGroup() as group:
             group.create_task(on.errands(range(ERRANDS), seconds=5))
-            group.create_task(on.tallies(TALLIES, rounds=ROUNDS, each=EVENTS, pause=0.15))
+            group.create_task(on.tallies(range(TALLIES), rounds=ROUNDS, each=EVENTS, pause=0.15))
         recovered = await on.over(45)
         snapshot = await on.verify()
         for worker in list(on.fleet.workers):

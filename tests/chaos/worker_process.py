@@ -16,9 +16,12 @@ from typing import Any
 
 import msgspec
 
+from callboard.errors import UnavailableError
 from callboard.hub import TaskHub
 from callboard.worker import Worker, WorkerOptions
 from tests.chaos.programs import Ledger, make_app
+
+log = logging.getLogger("callboard.chaos")
 
 #: How often the counts are written, in seconds.
 TELL = 0.1
@@ -33,6 +36,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     """Where the ledger, the counts and the logs are."""
     partitions: int | None = None
+    keep_history: bool = False
+    """Do not trim executions that were continued as new, so that all of them can be judged."""
     options: dict[str, Any] = {}
 
 
@@ -55,8 +60,10 @@ async def main(orders: Orders) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked_to_stop.set)
     folder = Path(orders.folder)
     app = make_app(orders.hub, Ledger(folder / "ledger"), partitions=orders.partitions)
-    hub = TaskHub.from_urls(orders.hub, broker=orders.broker, store=orders.store, partitions=orders.partitions)
-    async with hub:
+    hub = await opened(orders)
+    async with contextlib.aclosing(hub):
+        if orders.keep_history:
+            hub.store.trim = trim_nothing  # type: ignore[method-assign]
         worker = Worker(app, hub, msgspec.convert(orders.options, WorkerOptions))
         async with worker:
             while not asked_to_stop.is_set():
@@ -64,6 +71,26 @@ async def main(orders: Orders) -> None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asked_to_stop.wait(), TELL)
         tell(folder, worker)
+
+
+async def trim_nothing(instance_id: str, *, below: int) -> int:
+    """Stands in for the store's own."""
+    del instance_id, below
+    return 0
+
+
+async def opened(orders: Orders) -> TaskHub:
+    """Opens the hub; tries again, as a supervisor would, while a server is down."""
+    while True:
+        hub = TaskHub.from_urls(orders.hub, broker=orders.broker, store=orders.store, partitions=orders.partitions)
+        try:
+            await hub.open()
+        except UnavailableError as error:
+            log.warning("The hub could not be opened: %s", error)
+            await hub.aclose()
+            await asyncio.sleep(0.5)
+        else:
+            return hub
 
 
 def tell(folder: Path, worker: Worker) -> None:

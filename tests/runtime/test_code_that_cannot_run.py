@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from callboard import App, OrchestrationContext
 from callboard.core.events import EventRaised, ExecutionParked, ExecutionResumed, TaskScheduled
+from callboard.core.execution import TurnInterrupted
 from callboard.core.messages import RaiseEvent
+from callboard.host import SystemHost
+from callboard.turnthread import TurnJob, TurnThread, _Batch
 from tests.runtime.support import Player, Stage, a_while, eventually
 
 pytestmark = pytest.mark.usefixtures("fast")
@@ -351,7 +355,7 @@ async def test_a_new_life_of_the_id_is_not_taken_for_the_one_that_hung() -> None
         assert await (await client.start("gets_stuck", instance_id="a")).result(5) == "fine"
 
 
-async def test_an_interrupt_meets_its_own_turn_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_turns_about_as_long_as_the_limit_leave_the_loop_alive() -> None:
     busy = App("stage")
 
     @busy.orchestration
@@ -364,14 +368,47 @@ async def test_an_interrupt_meets_its_own_turn_or_none(monkeypatch: pytest.Monke
     async with Stage() as stage:
         worker = await stage.worker(busy, turn_limit=0.02)
         client = await stage.client(busy)
-        # About as long as the limit and the look allow: some are interrupted, none disturbs the loop or another.
-        long = [await client.start("takes_long", 0.019 + 0.002 * (number % 12)) for number in range(24)]
-        short = [await client.start("takes_long", 0.0) for _ in range(24)]
-        assert [await handle.result(10) for handle in short] == ["done"] * 24
-        for handle in long:
-            await eventually(lambda handle=handle: _ended_or_parked(client, handle.instance_id))
-        assert worker.worker.turns.quiet
-        assert await (await client.start("takes_long", 0.0)).result(5) == "done"
+        handles = [await client.start("takes_long", 0.018 + 0.001 * (number % 12)) for number in range(24)]
+        for handle in handles:
+            await eventually(functools.partial(_ended_or_parked, client, handle.instance_id), "it ends or is parked")
+        await eventually(lambda: worker.worker.turns.quiet)
+        assert not any(loop.done() for loop in worker.worker._loops)
+
+
+class FakeActivation:
+    def __init__(self) -> None:
+        self.turns = 0
+
+    def turn(self, messages: object, *, now: object, token: object) -> object:
+        self.turns += 1
+        return self
+
+
+@pytest.mark.parametrize("strike_at", [0, 1, 2, 3])
+def test_an_interrupt_that_comes_late_does_not_reach_the_next_turn(strike_at: int) -> None:
+    host = SystemHost()
+    thread = TurnThread(host, App("stage").registry)
+    activations = [FakeActivation() for _ in range(2)]
+    jobs = [TurnJob(str(number), (), cast("Any", each), None, None) for number, each in enumerate(activations)]
+    batch = _Batch((), jobs, datetime.now(UTC))
+    uses = [0]
+
+    class Lock:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            uses[0] += 1
+            if uses[0] == strike_at:
+                raise TurnInterrupted
+
+    batch.lock = cast("Any", Lock())
+    thread._work(batch)
+    assert batch.since is None
+    assert [each.turns for each in activations][1] == (0 if strike_at == 3 else 1)
+    assert all(job.error is None for job in jobs)
+    thread.close()
+    host.close()
 
 
 async def _ended_or_parked(client: Any, instance_id: str) -> bool:

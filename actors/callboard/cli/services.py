@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from callboard.app import App
@@ -14,7 +12,6 @@ from callboard.cli.running import Lifeline, Stopping
 from callboard.cli.samples import sample_input
 from callboard.cli.serving import Listener, serving
 from callboard.client import Client
-from callboard.errors import UnavailableError
 from callboard.http import create_http_app
 from callboard.hub import TaskHub
 from callboard.worker import Worker, WorkerOptions
@@ -27,7 +24,7 @@ DEV_DRAIN = 5.0
 
 async def run_dev(app: App, hub: TaskHub, listener: Listener, folder: DataFolder, stopping: Stopping) -> None:
     """Worker and HTTP API in this process."""
-    async with hub, running(app, hub, WorkerOptions(drain=DEV_DRAIN)), Client(hub, app) as client:
+    async with hub, Worker(app, hub, WorkerOptions(drain=DEV_DRAIN)), Client(hub, app) as client:
         api = create_http_app(client, allowed_hosts=listener.allowed_hosts)
         async with serving(api, listener, access_log=True):
             stopping.ready()
@@ -42,7 +39,7 @@ async def run_worker(
     """A worker, alone or one of a supervisor's."""
     if lifeline is not None:
         lifeline.hold()
-    async with hub, running(app, hub, options) as worker:
+    async with hub, Worker(app, hub, options) as worker:
         stopping.ready()
         say(f"Worker {worker.worker_id} is ready: hub {hub.name!r}, {_what_runs(worker)}.")
         if lifeline is not None:
@@ -65,20 +62,6 @@ async def check_servers(hub: TaskHub) -> None:
     """Connects once, so that what is wrong is found out."""
     async with hub:
         pass
-
-
-@contextlib.asynccontextmanager
-async def running(app: App, hub: TaskHub, options: WorkerOptions) -> AsyncGenerator[Worker]:
-    """A running worker. At its end a server that is away does not matter: leases lapse, what is under way comes again."""
-    worker = Worker(app, hub, options)
-    await worker.start()
-    try:
-        yield worker
-    finally:
-        try:
-            await worker.stop()
-        except UnavailableError as error:
-            log.warning("Stopped without saying goodbye: %s", error)
 
 
 def say(text: str) -> None:

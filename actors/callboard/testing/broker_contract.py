@@ -16,7 +16,7 @@ import unittest
 import uuid
 from collections.abc import AsyncGenerator, Generator, Mapping
 
-from callboard.errors import ConfigurationError, PayloadTooLargeError, UnroutableError
+from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
 from callboard.ports import Broker, Delivery, Destination, Subscription
 
 #: Seconds until something that must happen counts as not happening.
@@ -484,6 +484,15 @@ class BrokerContract:
                     await broker.publish(destination, b"")
                 with raises(ConfigurationError):
                     await broker.consume(destination, Received())
+
+    async def test_a_broker_that_is_not_open_says_so(self) -> None:
+        broker = self.make_broker()
+        for _ in range(2):
+            with raises(BrokerUnavailableError):
+                await broker.publish(P0, b"")
+            with raises(BrokerUnavailableError):
+                await broker.consume(P0, Received())
+            await broker.aclose()
 
     async def test_closing_twice_is_closing(self) -> None:
         broker = self.make_broker()
