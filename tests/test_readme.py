@@ -38,7 +38,8 @@ def test_the_client_example_runs_beside_callboard_dev(tmp_path: Path) -> None:
 
 def test_every_link_leads_somewhere() -> None:
     anchors = {
-        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", README, re.M)
+        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
     }
     for target in re.findall(r"\]\(([^)]+)\)", README):
         if target.startswith("#"):

@@ -243,7 +243,7 @@ class Client:
         """
         target = self._target(orchestration)
         payload = payloads.encode(input, f"The input of orchestration {target.name!r}")
-        started = await self.start_encoded(target.name, payload, instance_id=instance_id, version=version, tags=tags)
+        started = await self._start(target.name, payload, instance_id=instance_id, version=version, tags=tags)
         return InstanceHandle(self, started, target.result_type)
 
     async def start_encoded(
@@ -257,6 +257,18 @@ class Client:
     ) -> str:
         """`start` with an input that is JSON text already; returns the instance id."""
         self._target(name)
+        payload = payloads.checked(payload, f"The input of orchestration {name!r}")
+        return await self._start(name, payload, instance_id=instance_id, version=version, tags=tags)
+
+    async def _start(
+        self,
+        name: str,
+        payload: Payload | None,
+        *,
+        instance_id: str | None,
+        version: str | None,
+        tags: dict[str, str] | None,
+    ) -> str:
         instance_id = self._host.token() if instance_id is None else check_instance_id(instance_id)
         now = self._host.now()
         record = InstanceRecord(
@@ -332,10 +344,14 @@ class Client:
             InstanceNotFoundError: there is none of that id.
             InstanceNotRunningError: it has ended.
         """
-        await self.raise_event_encoded(instance_id, name, payloads.encode(data, f"The data of event {name!r}"))
+        await self._raise_event(instance_id, name, payloads.encode(data, f"The data of event {name!r}"))
 
     async def raise_event_encoded(self, instance_id: str, name: str, payload: Payload | None) -> None:
         """`raise_event` with data that is JSON text already."""
+        await self._raise_event(instance_id, name, payloads.checked(payload, f"The data of event {name!r}"))
+
+    async def _raise_event(self, instance_id: str, name: str, payload: Payload | None) -> None:
+        name = payloads.text(name, "The name of an event")
         await self._require_running(instance_id)
         message_id, at = self._host.token(), self._host.now()
         await self._send(RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload))

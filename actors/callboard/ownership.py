@@ -106,6 +106,9 @@ class Ownership:
             except UnavailableError as error:
                 log.warning("No heartbeat: %s", error)
                 await self._fence()
+            except Exception:  # whatever it was: without heartbeats this worker would go on as a zombie
+                log.exception("Balancing failed; it is tried again")
+                await self._fence()
             await self._pause()
 
     async def leave(self) -> None:

@@ -72,6 +72,9 @@ class Sweeper:
             except UnavailableError as error:
                 log.warning("Sweep: %s", error)
                 self._gained |= gained & self._owned
+            except Exception:  # whatever it was, the next sweep must come: recovery is nothing but this
+                log.exception("Sweep failed; it is tried again")
+                self._gained |= gained & self._owned
             await self._pause()
 
     async def _pause(self) -> None:

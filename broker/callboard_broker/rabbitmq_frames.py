@@ -1,6 +1,6 @@
 """The AMQP 0-9-1 frames that are sent by the thousand. Pure.
 
-pamqp builds the same bytes from objects in 22 µs a message; this takes 4. Everything sent seldom goes through the driver. A test compares both.
+pamqp builds the same bytes from objects in 19 µs a message; this takes 4. Everything sent seldom goes through the driver. A test compares both.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 
 import pytest
@@ -65,10 +66,11 @@ async def test_zombies_do_no_harm(orders: Orders) -> None:
 
 
 async def kill_a_worker_every_second(on: Scene) -> None:
-    for _ in range(KILLS):
-        await asyncio.sleep(1)
-        on.fleet.kill(on.fleet.awake())
-        on.fleet.launch()
+    began = time.monotonic()
+    for number in range(KILLS):
+        await asyncio.sleep(began + number + 1 - time.monotonic())
+        await asyncio.to_thread(on.fleet.kill, on.fleet.awake())
+        await asyncio.to_thread(on.fleet.launch)
 
 
 async def freeze_workers(on: Scene, *, times: int) -> None:

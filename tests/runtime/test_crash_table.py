@@ -104,7 +104,7 @@ async def test_during_the_commit_with_its_reply_lost_the_token_tells_that_it_is_
         await stage.exact("a")
         assert lost.raised == 2
         assert worker.worker.turns.statistics.lost_races == 0
-        assert play.runs == [0, 1]
+        assert set(play.runs) == {0, 1}
 
 
 @pytest.mark.parametrize("nth", [1, 2])

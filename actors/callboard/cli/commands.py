@@ -12,6 +12,7 @@ from callboard.activities import CONCURRENCY
 from callboard.app import App
 from callboard.cli import looking
 from callboard.cli.embedded import DEFAULT_FOLDER, DataFolder
+from callboard.cli.listening import Listener
 from callboard.cli.loading import load_app
 from callboard.cli.logs import set_up_logs
 from callboard.cli.options import (
@@ -27,9 +28,8 @@ from callboard.cli.options import (
 )
 from callboard.cli.problems import CommandError
 from callboard.cli.running import Lifeline, run, until_stopped
-from callboard.cli.services import check_servers, run_dev, run_serve, run_worker, say
-from callboard.cli.serving import Listener
 from callboard.cli.supervising import Supervisor
+from callboard.cli.working import check_servers, run_worker, say
 from callboard.hub import TaskHub
 from callboard.worker import DRAIN_DEADLINE, WorkerOptions
 
@@ -61,6 +61,8 @@ def dev(
 
     Nothing is reloaded behind your back, and the data survive a restart.
     """
+    from callboard.cli.serving import run_dev  # noqa: PLC0415 - a web framework, which other commands do without
+
     set_up_logs(log_level)
     loaded = load_app(app)
     folder = DataFolder(data)
@@ -137,6 +139,8 @@ def serve(
     log_level: Level = "info",
 ) -> None:
     """Serve the HTTP API, and nothing else. Needs an App or the name of a hub."""
+    from callboard.cli.serving import run_serve  # noqa: PLC0415 - as above
+
     set_up_logs(log_level)
     loaded: App | None = load_app(app) if app else None
     name = hub or (loaded.hub if loaded else None)

@@ -28,8 +28,8 @@ from callboard.core.events import RuntimeStatus
 from callboard.core.folding import unfolded
 from callboard.core.instances import InstanceRecord, check_instance_id
 from callboard.errors import InstanceNotFoundError
-from callboard.http.replies import status_payload
 from callboard.hub import open_store
+from callboard.instance_json import instance_json
 from callboard.ports import InstanceFilter, Store
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def status(
     set_up_logs(log_level)
     record = _look(data, store, hub, lambda opened: _record(opened, instance_id))
     if as_json:
-        print_json(status_payload(InstanceStatus.of(record)))
+        print_json(instance_json(InstanceStatus.of(record)))
     else:
         print_table(status_table(record))
 
@@ -125,7 +125,7 @@ def list_instances(
     )
     page = _look(data, store, hub, lambda opened: opened.query(which, limit=top))
     if as_json:
-        print_json([status_payload(InstanceStatus.of(record)) for record in page.records])
+        print_json([instance_json(InstanceStatus.of(record)) for record in page.records])
     else:
         print_table(instances_table(page.records, more=page.continuation is not None))
 
@@ -149,7 +149,7 @@ def quarantine(
 
 
 def _status_name(text: str) -> str:
-    names = {name.lower(): name for name in get_args(RuntimeStatus)}
+    names: dict[str, str] = {name.lower(): name for name in get_args(RuntimeStatus)}
     if text.lower() not in names:
         raise CommandError(f"There is no status {text!r}. There are: {', '.join(names.values())}.")
     return names[text.lower()]

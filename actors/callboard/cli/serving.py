@@ -1,86 +1,81 @@
-"""The HTTP side of the command line: a socket, a server on it, and who may reach it."""
+"""What ``dev`` and ``serve`` run: an HTTP server, with a worker beside it or not.
+
+Imported only by the commands that serve: a worker's process has no use for a web framework.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
-import socket
+import logging
 from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
-from callboard.cli.problems import CommandError
+from callboard.app import App
+from callboard.cli.embedded import DataFolder
+from callboard.cli.listening import Listener
+from callboard.cli.running import Stopping
+from callboard.cli.samples import sample_input
+from callboard.cli.working import say
+from callboard.client import Client
+from callboard.http import create_http_app
+from callboard.hub import TaskHub
+from callboard.worker import Worker, WorkerOptions
+
+log = logging.getLogger("callboard.cli")
 
 #: How long requests under way may take when the server stops, in seconds.
 LAST_REQUESTS = 5
+#: How long `callboard dev` lets activities finish when it stops, in seconds.
+DEV_DRAIN = 5.0
 
 
-class Listener:
-    """A bound socket and the URL that reaches it.
-
-    Raises:
-        CommandError: the address is in use, not ours, or open to others without leave.
-    """
-
-    def __init__(self, host: str, port: int, *, allow_remote: bool) -> None:
-        if not allow_remote and not is_loopback(host):
-            raise CommandError(
-                f"--host {host} would let other machines reach the HTTP API, which has no keys yet: whoever reaches it can read, start and "
-                "delete everything. Keep to 127.0.0.1; or give --allow-remote as well, behind something that authenticates."
-            )
-        self.host = host
-        self.socket = _bound(host, port)
-        number: int = self.socket.getsockname()[1]
-        name = "127.0.0.1" if host in ("0.0.0.0", "") else "::1" if host == "::" else host  # noqa: S104 - how to reach it from here
-        self.url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
-
-    @property
-    def allowed_hosts(self) -> list[str]:
-        """The names under which the API answers; a web page's own name that was made to point here is none of them."""
-        return ["localhost", "127.0.0.1", "::1", "[::1]", self.host.lower()] if is_loopback(self.host) else ["*"]
+async def run_dev(app: App, hub: TaskHub, listener: Listener, folder: DataFolder, stopping: Stopping) -> None:
+    """Worker and HTTP API in this process."""
+    async with hub, Worker(app, hub, WorkerOptions(drain=DEV_DRAIN)), Client(hub, app) as client:
+        api = create_http_app(client, allowed_hosts=listener.allowed_hosts)
+        async with serving(api, listener, access_log=True):
+            stopping.ready()
+            say(_welcome(app, hub, listener, folder))
+            await stopping.wait()
+            log.info("Stopping. Ctrl-C again stops at once")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+async def run_serve(app: App | None, hub: TaskHub, listener: Listener, stopping: Stopping) -> None:
+    """The HTTP API alone."""
+    async with hub, Client(hub, app) as client:
+        api = create_http_app(client, allowed_hosts=listener.allowed_hosts)
+        async with serving(api, listener, access_log=True):
+            stopping.ready()
+            say(f"Serving hub {hub.name!r} at {listener.url}. Ctrl-C stops it.")
+            await stopping.wait()
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise CommandError(f"--host {host} is no address of this machine: {error.strerror or error}.") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(512)  # at once: bound alone, two programs could share the port
-    except OSError as error:
-        listener.close()
-        raise CommandError(_why_not(error, host, port)) from None
-    return listener
+def _welcome(app: App, hub: TaskHub, listener: Listener, folder: DataFolder) -> str:
+    names = sorted(app.registry.orchestrations)
+    base = f"{listener.url}/runtime/webhooks/durabletask"
+    lines = [
+        f"Callboard runs hub {hub.name!r} from {_shown(folder.file)}",
+        f"  orchestrations  {', '.join(names) or 'none yet: decorate one with @app.orchestration'}",
+        f"  activities      {', '.join(sorted(app.registry.activities)) or 'none yet: decorate one with @app.activity'}",
+        f"  instances       {base}/instances",
+    ]
+    if names:
+        lines.append(f"  start one       {_curl(app, names[0], listener)}")
+    return "\n".join([*lines, "Ctrl-C stops it; the data stay."])
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"Port {port} of {host} is in use by another program. Stop that one, or choose another port: --port {port + 1}"
-        case errno.EACCES:
-            return f"This user may not listen on port {port}. Choose one from 1024 on: --port 7071"
-        case errno.EADDRNOTAVAIL:
-            return f"--host {host} is no address of this machine."
-        case _:
-            return f"Port {port} of {host} cannot be used: {error.strerror}."
+def _curl(app: App, name: str, listener: Listener) -> str:
+    sample = sample_input(app.registry.orchestrations[name].function)
+    body = "" if sample is None else f" -H 'Content-Type: application/json' -d '{sample.replace(chr(39), '')}'"
+    return f"curl -X POST {listener.url}/api/orchestrators/{name}{body}"
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 class _Server(uvicorn.Server):

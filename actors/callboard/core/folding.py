@@ -123,8 +123,10 @@ def _fields(event: HistoryEvent) -> EventJson:  # noqa: PLR0911 - one line for e
             return {"OrchestrationStatus": event.orchestration_status, "Result": _outcome(event)}
         case ExecutionTerminated():
             return {"Input": _value(event.input)}
-        case ExecutionSuspended() | ExecutionResumed() | ExecutionParked():
+        case ExecutionSuspended() | ExecutionResumed():
             return {"Reason": event.reason}
+        case ExecutionParked():  # further lines say where the code was: that is for those who may look into the store
+            return {"Reason": event.reason.partition("\n")[0]}
         case TerminationSent():
             return {"InstanceId": event.instance_id, "Name": event.name}
         case _:

@@ -71,6 +71,23 @@ def text(value: object, what: str) -> str:
     return value
 
 
+def checked(payload: Payload | None, what: str) -> Payload | None:
+    """Returns text unchanged that came encoded from elsewhere, if it can be carried.
+
+    Raises:
+        InvalidPayloadError: it is not JSON.
+        PayloadTooLargeError: it is over the limit.
+    """
+    if payload is None:
+        return None
+    size = len(payload.encode(errors="replace"))
+    if size > MAX_PAYLOAD:
+        raise PayloadTooLargeError(what, size, MAX_PAYLOAD)
+    if not is_json(payload):
+        raise InvalidPayloadError(f"{what} is not JSON: send one JSON value.")
+    return payload
+
+
 def is_json(text: str) -> bool:
     """Whether text is one JSON value."""
     try:

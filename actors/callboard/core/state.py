@@ -57,7 +57,6 @@ from callboard.core.messages import (
     Watch,
 )
 
-
 #: Most message ids that are remembered across ``continue_as_new``: the latest ones.
 MOST_SEEN = 10_000
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
 from fastapi import Request, Response
-
-from callboard.client import InstanceStatus
-from callboard.core.folding import EventJson
 
 #: Where Durable Functions keeps its API, and so do we.
 PREFIX = "/runtime/webhooks/durabletask"
@@ -66,24 +62,3 @@ def create_check_status_response(
     payload = check_status_payload(root, hub, instance_id, error_on_failure=error_on_failure)
     headers = {"Location": payload["statusQueryGetUri"], "Retry-After": LOOK_AFTER_START}
     return json_response(payload, 202, headers)
-
-
-def status_payload(
-    status: InstanceStatus, *, show_input: bool = True, history: list[EventJson] | None = None
-) -> dict[str, Any]:
-    """An instance as ``GET /instances/{id}`` shows it."""
-    payload = {
-        "name": status.name,
-        "instanceId": status.instance_id,
-        "runtimeStatus": status.runtime_status,
-        "input": status.input if show_input else None,
-        "customStatus": status.custom_status,
-        "output": status.output,
-        "createdTime": _seconds(status.created_time),
-        "lastUpdatedTime": _seconds(status.last_updated_time),
-    }
-    return payload if history is None else {**payload, "historyEvents": history}
-
-
-def _seconds(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -23,8 +23,8 @@ from callboard.http.replies import (
     create_check_status_response,
     json_response,
     root_url,
-    status_payload,
 )
+from callboard.instance_json import instance_json
 from callboard.ports import Destination
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Routes:
         if show_history and status.runtime_status != "Pending":
             commits = await self._bounded(self._client().history(instance_id))
             history = folding.folded(commits, inputs=show_input, outputs=show_outputs)
-        payload = status_payload(status, show_input=show_input, history=history)
+        payload = instance_json(status, show_input=show_input, history=history)
         if not status.is_terminal:
             return json_response(payload, 202, {"Location": str(request.url), "Retry-After": LOOK_AGAIN})
         return json_response(payload, _ended_code(status, error_on_failure=error_on_failure))
@@ -118,7 +118,7 @@ class Routes:
         except ValueError as error:
             raise RequestError(400, f"The continuation token is not one of ours: {error}") from None
         headers = {"x-ms-continuation-token": page.continuation} if page.continuation else None
-        return json_response([status_payload(each, show_input=show_input) for each in page.instances], 200, headers)
+        return json_response([instance_json(each, show_input=show_input) for each in page.instances], 200, headers)
 
     # Sending
 
@@ -247,7 +247,7 @@ def _result(status: InstanceStatus, *, error_on_failure: bool) -> Response:
     """The end of an orchestration that was waited for: its output alone, or if it failed all about it."""
     if status.runtime_status == "Completed":
         return json_response(status.output)
-    return json_response(status_payload(status), _ended_code(status, error_on_failure=error_on_failure))
+    return json_response(instance_json(status), _ended_code(status, error_on_failure=error_on_failure))
 
 
 def _ended_code(status: InstanceStatus, *, error_on_failure: bool) -> int:

@@ -1,0 +1,30 @@
+"""An instance as JSON, in the form of Durable Functions' status payload: for the HTTP API and the command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from callboard.client import InstanceStatus
+from callboard.core.folding import EventJson
+
+
+def instance_json(
+    status: InstanceStatus, *, show_input: bool = True, history: list[EventJson] | None = None
+) -> dict[str, Any]:
+    """An instance as ``GET /instances/{id}`` shows it."""
+    payload = {
+        "name": status.name,
+        "instanceId": status.instance_id,
+        "runtimeStatus": status.runtime_status,
+        "input": status.input if show_input else None,
+        "customStatus": status.custom_status,
+        "output": status.output,
+        "createdTime": _seconds(status.created_time),
+        "lastUpdatedTime": _seconds(status.last_updated_time),
+    }
+    return payload if history is None else {**payload, "historyEvents": history}
+
+
+def _seconds(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
