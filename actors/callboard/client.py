@@ -81,6 +81,7 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, record: InstanceRecord) -> InstanceStatus:
+        """What a record says."""
         return cls(
             instance_id=record.instance_id,
             name=record.name,

@@ -51,6 +51,7 @@ class TaskHub:
         await self.broker.open(self.name, self.partitions)
 
     async def aclose(self) -> None:
+        """Disconnects from both servers. May be called more than once."""
         await self.broker.aclose()
         await self.store.aclose()
 

@@ -11,8 +11,7 @@ import pytest
 
 from callboard.errors import BrokerUnavailableError, PayloadTooLargeError, UnroutableError
 from callboard.testing.broker_contract import Received
-from callboard_broker import rabbitmq_frames as frames
-from callboard_broker.rabbitmq import RabbitMQBroker
+from callboard_broker.rabbitmq import RabbitMQBroker, frames
 from tests.broker.rabbitmq_support import (
     ME,
     P0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, strategies as st
 from pamqp import body, commands, frame, header
 
-from callboard_broker import rabbitmq_frames as frames
+from callboard_broker.rabbitmq import frames
 
 CHANNEL = st.integers(1, 65_535)
 TAG = st.integers(1, 2**63 - 1)

@@ -24,7 +24,7 @@ from callboard.errors import (
 )
 from callboard.ports import Broker, Delivery, Destination
 from callboard_broker.sqlite import SQLiteBroker
-from callboard_broker.sqlite_journal import explain
+from callboard_broker.sqlite.journal import explain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator

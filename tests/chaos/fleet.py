@@ -36,6 +36,7 @@ class Fleet:
         self.dice = dice
         self.kills = 0
         self.freezes = 0
+        self.last_fault = time.monotonic()
         self.workers: list[Process] = []
         self.frozen: list[Process] = []
         self._folder = Path(orders.folder)
@@ -64,6 +65,7 @@ class Fleet:
         worker.wait()
         self.workers.remove(worker)
         self.kills += 1
+        self.last_fault = time.monotonic()
 
     def freeze(self, worker: Process) -> None:
         """Stops it in the middle of whatever it does, without its knowing."""
@@ -74,6 +76,7 @@ class Fleet:
     def thaw(self, worker: Process) -> None:
         worker.signal(signal.SIGCONT)
         self.frozen.remove(worker)
+        self.last_fault = time.monotonic()
 
     def stop(self, worker: Process) -> float:
         """Asks it to leave in order; returns how long that took, in seconds.

@@ -80,7 +80,7 @@ class Scene:
     # The end
 
     async def over(self, timeout: float) -> float:
-        """Waits until nothing is left to do; returns how long that took, in seconds.
+        """Waits until nothing is left to do; returns how long that was after the last kill or thaw, in seconds.
 
         Raises:
             AssertionError: something is still going on after ``timeout`` seconds; says what it waits for.
@@ -94,7 +94,7 @@ class Scene:
                 told = True
                 print(f"\nchaos: {what} after {SLOW:g} s\n{await self.describe()}")
             await asyncio.sleep(0.1)
-        return time.monotonic() - since
+        return time.monotonic() - self.fleet.last_fault
 
     async def _going_on(self) -> str | None:
         if (await self.hub.store.query(UNFINISHED, limit=1)).records:

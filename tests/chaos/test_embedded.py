@@ -45,7 +45,7 @@ async def test_one_process_on_one_file_resumes_after_every_kill(tmp_path: Path, 
             kills=on.fleet.kills,
             from_start_to_work=sum(lives) / len(lives),
             at_most=max(lives),
-            recovered_after=recovered,
+            over_after_the_last_fault=recovered,
         )
 
 

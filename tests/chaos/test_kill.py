@@ -40,7 +40,7 @@ async def test_workers_and_servers_die_and_nothing_is_lost(servers: Servers, ord
             instances=f"{INSTANCES} + {TALLIES}",
             kills=on.fleet.kills,
             servers_killed=2,
-            recovered_after=recovered,
+            over_after_the_last_fault=recovered,
             runs_per_activity=runs_per_activity(on),
         )
 
@@ -60,7 +60,7 @@ async def test_zombies_do_no_harm(orders: Orders) -> None:
             instances=f"{INSTANCES} + {TALLIES}",
             freezes=on.fleet.freezes,
             lost_races=sum(counts.lost_races for counts in on.fleet.counts()),
-            recovered_after=recovered,
+            over_after_the_last_fault=recovered,
             runs_per_activity=runs_per_activity(on),
         )
 

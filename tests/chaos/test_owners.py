@@ -38,7 +38,7 @@ async def test_workers_that_all_own_everything_spoil_nothing(orders: Orders) -> 
             commits=sum(map(len, snapshot.histories.values())),
             lost_races=lost,
             generations=sum(generations) + TALLIES,
-            recovered_after=recovered,
+            over_after_the_last_fault=recovered,
         )
         assert sum(lost) > 0
         assert generations == [ROUNDS - 1] * TALLIES

@@ -42,7 +42,7 @@ async def test_partitions_spread_evenly_whoever_comes_and_goes(orders: Orders) -
         times["two_at_once"] = await spread(on, on.fleet.workers)
         recovered = await on.over(40)
         await on.verify()
-        on.report("scaling", instances=len(on.results), **times, recovered_after=recovered)
+        on.report("scaling", instances=len(on.results), **times, over_after_the_last_fault=recovered)
 
 
 @pytest.mark.timeout(90)

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callboard.testing.broker_contract import BrokerContract
+from callboard.testing.broker_contract import BrokerContract, ConnectedBrokerContract
 from callboard_broker.memory import MemoryBroker, MemoryServer
 from callboard_broker.rabbitmq import RabbitMQBroker
+from callboard_broker.sqlite import SQLiteBroker
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from callboard.ports import Broker
 
 
-class TestMemoryBroker(BrokerContract):
+class TestMemoryBroker(ConnectedBrokerContract):
     def setup_method(self) -> None:
         self.server = MemoryServer()
 
@@ -25,7 +28,7 @@ class TestMemoryBroker(BrokerContract):
         self.server.drop_connections()
 
 
-class TestRabbitMQBroker(BrokerContract):
+class TestRabbitMQBroker(ConnectedBrokerContract):
     @pytest.fixture(autouse=True)
     def _server(self, amqp_url: str) -> None:
         self.url, self.brokers = amqp_url, list[RabbitMQBroker]()
@@ -39,4 +42,10 @@ class TestRabbitMQBroker(BrokerContract):
             broker.drop_connections()
 
 
-# The SQLite broker's subclass goes here.
+class TestSQLiteBroker(BrokerContract):
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.url = f"sqlite:///{tmp_path / 'broker.db'}"
+
+    def make_broker(self) -> Broker:
+        return SQLiteBroker.from_url(self.url)

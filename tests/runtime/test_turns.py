@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -256,6 +256,57 @@ async def test_a_turn_takes_messages_up_to_a_mebibyte(failing: bool) -> None:
         assert await handle.result(10) == 100
         sizes = [len(commit.events) for commit in (await stage.commits("a"))[1:]]
         assert max(sizes) <= 12
+
+
+# What was consumed is remembered, but not for ever
+
+
+@app.orchestration
+async def legs(context: OrchestrationContext, left: int) -> list[Any]:
+    first = await context.wait_for_external_event("go")
+    if left:
+        context.continue_as_new(left - 1)
+    return [first]
+
+
+def go(message_id: str) -> RaiseEvent:
+    return RaiseEvent(instance_id="a", message_id=message_id, name="go", at=datetime.now(UTC), input=f'"{message_id}"')
+
+
+async def test_a_message_consumed_before_continue_as_new_is_still_known() -> None:
+    async with Stage() as stage:
+        worker = await stage.worker(app)
+        client = await stage.client(app)
+        handle = await client.start(legs, 2, instance_id="a")
+        for message_id in ("m1", "m2"):
+            for _ in range(2):
+                await stage.publish(stage.queue_of("a"), go(message_id))
+            await eventually(lambda: worker.broker.unacked() == 0 and worker.worker.turns.quiet)
+        worker.kill()
+        await stage.worker(app)
+        for message_id in ("m1", "m2", "m3"):
+            await stage.publish(stage.queue_of("a"), go(message_id))
+        assert await handle.result(5) == ["m3"]
+        await stage.exact("a")
+
+
+@pytest.mark.parametrize("limit", ["age", "number"])
+async def test_what_is_remembered_is_bounded(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if limit == "age":
+        monkeypatch.setattr("callboard.core.turn.DEDUPE_RETENTION", timedelta(0))
+    else:
+        monkeypatch.setattr("callboard.core.state.MOST_SEEN", 2)
+    async with Stage() as stage:
+        worker = await stage.worker(app)
+        client = await stage.client(app)
+        handle = await client.start(legs, 6, instance_id="a")
+        for number in range(7):
+            await stage.publish(stage.queue_of("a"), go(f"m{number}"))
+            await eventually(lambda: worker.broker.unacked() == 0 and worker.worker.turns.quiet)
+        assert await handle.result(5) == ["m6"]
+        for commit in await stage.commits("a"):
+            if commit.continued is not None:
+                assert len(commit.continued.next.seen) <= 2
 
 
 # Records

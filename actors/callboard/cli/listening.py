@@ -6,7 +6,6 @@ import errno
 import ipaddress
 import socket
 
-
 from callboard.cli.problems import CommandError
 
 

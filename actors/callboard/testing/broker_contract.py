@@ -92,10 +92,6 @@ class BrokerContract:
         """Makes a broker that is not open yet. All brokers of one test must reach the same server."""
         raise NotImplementedError
 
-    async def break_connections(self) -> None:
-        """Breaks the connections of all open brokers; they may be made again at once."""
-        raise unittest.SkipTest("this broker has no connections to break")
-
     async def settled_depth(self, broker: Broker, destination: Destination, expected: int) -> None:
         """Waits until the depth is as expected: it may be a moment old."""
         deadline = time.monotonic() + PATIENCE
@@ -503,6 +499,14 @@ class BrokerContract:
         await subscription.aclose()
 
     # Broken connections
+
+
+class ConnectedBrokerContract(BrokerContract):
+    """The contract of a broker whose connections can break."""
+
+    async def break_connections(self) -> None:
+        """Breaks the connections of all open brokers; they may be made again at once."""
+        raise NotImplementedError
 
     async def test_after_a_broken_connection_consumers_and_inboxes_are_back(self) -> None:
         async with self.opened() as broker:

@@ -1,5 +1,5 @@
-"""One AMQP connection and the requests made on it. The driver is imported here, and by ``rabbitmq_errors``,
-``rabbitmq_publisher`` and ``rabbitmq_deliveries``; nowhere else.
+"""One AMQP connection and the requests made on it. The driver is imported here, and by ``errors``,
+``publisher`` and ``deliveries``; nowhere else.
 
 Rules of this file:
 - A request to the server, once sent, is not cancelled with whoever waits for it, because the driver closes the channel of a cancelled
@@ -25,8 +25,8 @@ from aiormq.connection import Connection, TCPTransportFactory, TLSTransportFacto
 from yarl import URL
 
 from callboard.ports import Delivery
-from callboard_broker.rabbitmq_deliveries import ConsumerChannel
-from callboard_broker.rabbitmq_errors import (
+from callboard_broker.rabbitmq.deliveries import ConsumerChannel
+from callboard_broker.rabbitmq.errors import (
     WIRE_ERRORS,
     ConnectionLostError,
     DifferentError,
@@ -36,8 +36,8 @@ from callboard_broker.rabbitmq_errors import (
     translated,
     words,
 )
-from callboard_broker.rabbitmq_options import RabbitMQOptions
-from callboard_broker.rabbitmq_publisher import DriverChannel, Outbox, PublisherChannel, Window
+from callboard_broker.rabbitmq.options import RabbitMQOptions
+from callboard_broker.rabbitmq.publisher import DriverChannel, Outbox, PublisherChannel, Window
 from callboard_broker.topology import QueueSpec
 
 log = logging.getLogger("callboard.broker")

@@ -19,8 +19,8 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from callboard.ports import Delivery
-from callboard_broker import rabbitmq_frames as frames
-from callboard_broker.rabbitmq_publisher import DriverChannel, Outbox, closing_reason
+from callboard_broker.rabbitmq import frames
+from callboard_broker.rabbitmq.publisher import DriverChannel, Outbox, closing_reason
 
 log = logging.getLogger("callboard.broker")
 

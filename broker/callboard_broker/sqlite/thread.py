@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from callboard.errors import UnroutableError
 from callboard.ports import Destination, DestinationKind
-from callboard_broker.sqlite_journal import Journal, Letter, encode_headers
+from callboard_broker.sqlite.journal import Journal, Letter, encode_headers
 
 logger = logging.getLogger(__name__)
 

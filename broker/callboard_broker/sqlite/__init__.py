@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError
 from callboard.ports import Delivery, Destination
-from callboard_broker.sqlite_journal import Journal, Letter, encode_headers, queue_name
-from callboard_broker.sqlite_thread import Consumer, Count, JournalThread, Publish, Stop, Subscribe, Unsubscribe
+from callboard_broker.sqlite.journal import Journal, Letter, encode_headers, queue_name
+from callboard_broker.sqlite.thread import Consumer, Count, JournalThread, Publish, Stop, Subscribe, Unsubscribe
 from callboard_broker.topology import ACTIVITY_DELIVERY_LIMIT, check_destination, check_hub
 
 logger = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ class SQLiteBroker:
         size = len(body) + sum(len(name) + len(value) for name, value in (headers or {}).items())
         if size > self._max_message_bytes:
             raise PayloadTooLargeError(f"A message for {destination}", size, self._max_message_bytes)
-        check_destination(destination, self._partitions)
         thread, done = self._running()
+        check_destination(destination, self._partitions)
         thread.send(
             Publish(
                 destination,
@@ -113,8 +113,8 @@ class SQLiteBroker:
     async def consume(
         self, destination: Destination, on_delivery: Callable[[Delivery], None], *, prefetch: int = 100
     ) -> _Subscription:
-        check_destination(destination, self._partitions)
         thread, done = self._running()
+        check_destination(destination, self._partitions)
         subscription = _Subscription(thread, queue_name(self._hub, destination), on_delivery, prefetch)
         self._subscriptions.add(subscription)
         subscription.on_close = self._subscriptions.discard
@@ -130,8 +130,8 @@ class SQLiteBroker:
         """Accepted; there is nothing to reconnect to."""
 
     async def depth(self, destination: Destination) -> int:
-        check_destination(destination, self._partitions)
         thread, done = self._running()
+        check_destination(destination, self._partitions)
         thread.send(Count(queue_name(self._hub, destination), done))
         return int(await done)
 

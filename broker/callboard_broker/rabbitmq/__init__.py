@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
 from callboard.ports import Delivery, Destination, DestinationKind, Subscription
-from callboard_broker.rabbitmq_consumer import RabbitMQConsumer
-from callboard_broker.rabbitmq_errors import (
+from callboard_broker.rabbitmq.consumer import RabbitMQConsumer
+from callboard_broker.rabbitmq.errors import (
     WIRE_ERRORS,
     ConnectionLostError,
     QueueLockedError,
     QueueMissingError,
     UnansweredError,
 )
-from callboard_broker.rabbitmq_link import Backoff, Link
-from callboard_broker.rabbitmq_options import RabbitMQOptions
-from callboard_broker.rabbitmq_publisher import Outcome, PublisherChannel
-from callboard_broker.rabbitmq_wire import Wire
+from callboard_broker.rabbitmq.link import Backoff, Link
+from callboard_broker.rabbitmq.options import RabbitMQOptions
+from callboard_broker.rabbitmq.publisher import Outcome, PublisherChannel
+from callboard_broker.rabbitmq.wire import Wire
 from callboard_broker.topology import check_destination, check_hub, is_durable, queue_name, queue_spec, standing_queues
 
 __all__ = ["RabbitMQBroker", "RabbitMQOptions"]
@@ -223,7 +223,7 @@ class RabbitMQBroker:
         for consumer in self._consumers:
             consumer.lose(reason)
 
-    # What consumers tell (rabbitmq_consumer.Observer)
+    # What consumers tell (consumer.Observer)
 
     def up(self, consumer: RabbitMQConsumer) -> None:
         if consumer in self._recovering or consumer in self._late:

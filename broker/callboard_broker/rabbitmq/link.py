@@ -9,9 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from callboard.errors import BrokerUnavailableError, CallboardError
-from callboard_broker.rabbitmq_errors import WIRE_ERRORS, RefusedError, unreachable
-from callboard_broker.rabbitmq_options import RabbitMQOptions
-from callboard_broker.rabbitmq_wire import Wire
+from callboard_broker.rabbitmq.errors import WIRE_ERRORS, RefusedError, unreachable
+from callboard_broker.rabbitmq.options import RabbitMQOptions
+from callboard_broker.rabbitmq.wire import Wire
 
 log = logging.getLogger("callboard.broker")
 

@@ -9,7 +9,7 @@ import ssl
 from aiormq import exceptions as driver
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError
-from callboard_broker.rabbitmq_options import RabbitMQOptions
+from callboard_broker.rabbitmq.options import RabbitMQOptions
 from callboard_broker.topology import QueueSpec
 
 log = logging.getLogger("callboard.broker")

@@ -24,7 +24,7 @@ import msgspec
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError
 from callboard.ports import Destination, DestinationKind
-from callboard_broker import lifeline
+from callboard_broker.sqlite import lifeline
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from aiormq.abc import ChannelFrame, DeliveredMessage
 from aiormq.exceptions import PublishError
 
-from callboard_broker import rabbitmq_frames as frames
+from callboard_broker.rabbitmq import frames
 
 #: Bytes, for a server that sets no limit (0).
 DEFAULT_FRAME_MAX = 131_072

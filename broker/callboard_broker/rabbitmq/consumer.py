@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError
 from callboard.ports import Delivery, Destination, DestinationKind
-from callboard_broker.rabbitmq_deliveries import ConsumerChannel
-from callboard_broker.rabbitmq_errors import WIRE_ERRORS, QueueMissingError, UnansweredError
-from callboard_broker.rabbitmq_link import Backoff, Link
-from callboard_broker.rabbitmq_options import RabbitMQOptions
-from callboard_broker.rabbitmq_wire import Wire
+from callboard_broker.rabbitmq.deliveries import ConsumerChannel
+from callboard_broker.rabbitmq.errors import WIRE_ERRORS, QueueMissingError, UnansweredError
+from callboard_broker.rabbitmq.link import Backoff, Link
+from callboard_broker.rabbitmq.options import RabbitMQOptions
+from callboard_broker.rabbitmq.wire import Wire
 from callboard_broker.topology import queue_name, queue_spec
 
 log = logging.getLogger("callboard.broker")
