@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from callboard.batching import Batcher
 from callboard.core import effects as core
 from callboard.core.events import TimerCreated
@@ -34,10 +36,11 @@ FLUSH = 2.0
 class Sending:
     """One commit whose effects are under way: counts them down."""
 
-    __slots__ = ("_ended", "commit", "failed", "remaining")
+    __slots__ = ("_ended", "again", "commit", "failed", "remaining")
 
-    def __init__(self, commit: Commit, ended: Callable[[Sending], None]) -> None:
+    def __init__(self, commit: Commit, ended: Callable[[Sending], None], *, again: bool) -> None:
         self.commit = commit
+        self.again = again
         self.remaining = 1  # held by the one who starts the effects
         self.failed = False
         self._ended = ended
@@ -120,12 +123,17 @@ class Effects:
     def in_flight(self, commit: Commit) -> bool:
         return (commit.instance_id, commit.n) in self._in_flight
 
-    def dispatch(self, commit: Commit) -> None:
-        """Starts a durable commit's effects. One that is in flight already is left alone."""
+    def dispatch(self, commit: Commit, *, again: bool = False) -> None:
+        """Starts a durable commit's effects. One that is in flight already is left alone.
+
+        Args:
+            commit: Durable.
+            again: They may have been carried out before, in part: a long activity may run already.
+        """
         key = (commit.instance_id, commit.n)
         if key in self._in_flight:
             return
-        sending = self._in_flight[key] = Sending(commit, self._done)
+        sending = self._in_flight[key] = Sending(commit, self._done, again=again)
         if commit.terminal:
             # The record is written before anybody is told, so that whoever is told and looks sees the end.
             self.projector.write(commit, self._projected(sending.hold()))
@@ -169,6 +177,7 @@ class Effects:
         for effect in core.derive(commit, self._routes.partitions):
             match effect:
                 case core.CallActivity(call):
+                    call = msgspec.structs.replace(call, resent=True) if sending.again else call
                     self._packer.send(Destination.activities(call.queue), call, sending.hold().sent)
                 case core.Tell(message):
                     self._tell(message, sending.hold())

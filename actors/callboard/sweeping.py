@@ -9,7 +9,8 @@ from datetime import timedelta
 
 import msgspec
 
-from callboard.bodies import restored_all
+from callboard.bodies import restored
+from callboard.core.instances import Commit
 from callboard.core.messages import StartExecution, Wake
 from callboard.effects import Effects
 from callboard.errors import UnavailableError
@@ -90,10 +91,8 @@ class Sweeper:
         numbers = sorted(partitions)
         unsent = await self._store.unsent(numbers, before=before, limit=PAGE)
         forgotten = [commit for commit in unsent if not self._effects.in_flight(commit)]
-        for commit in await restored_all(self._store, forgotten):
-            if commit.partition in self._owned:
-                self.swept += 1
-                self._effects.dispatch(commit)
+        for commit in forgotten:
+            await self._carry_out_again(commit)
         for record in await self._store.pending_starts(numbers, before=before, limit=PAGE):
             if not self._is_active(record.instance_id):
                 self.swept += 1
@@ -103,6 +102,21 @@ class Sweeper:
             self._resend(claim)
         if forgotten and len(unsent) == PAGE:
             self._wake.set()
+
+    async def _carry_out_again(self, commit: Commit) -> None:
+        try:
+            commit = await restored(self._store, commit)
+        except KeyError:
+            log.error(  # noqa: TRY400 - where it was raised says nothing
+                "Commit %d of %s cannot be read: payload %s is missing. Restore it from a backup.",
+                commit.n,
+                commit.instance_id,
+                commit.body,
+            )
+            return
+        if commit.partition in self._owned:
+            self.swept += 1
+            self._effects.dispatch(commit, again=True)
 
     def _resend(self, claim: Claim) -> None:
         """Sends a long activity again whose worker is gone. The claim is let go after that: until then it is swept again."""

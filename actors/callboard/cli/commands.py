@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,11 +19,17 @@ from callboard.cli.options import (
     AllowRemote,
     AppTarget,
     BrokerUrl,
+    Concurrency,
     DataFolder as DataFolderOption,
+    Drain,
     Host,
     HubName,
     Level,
+    Only,
+    Partitions,
     Port,
+    Processes,
+    Queues,
     StoreUrl,
 )
 from callboard.cli.problems import CommandError
@@ -42,8 +48,6 @@ commands = typer.Typer(
     epilog="Start here: callboard dev MODULE:APP",
 )
 looking.add_to(commands)
-
-Only = Literal["activities", "orchestrations"]
 
 
 @commands.command()
@@ -80,24 +84,12 @@ def worker(
     broker: BrokerUrl,
     store: StoreUrl,
     hub: HubName = None,
-    processes: Annotated[int, typer.Option(min=1, max=512, help="How many worker processes to keep running.")] = 1,
-    only: Annotated[Only | None, typer.Option(help="Run only these.", show_default="both")] = None,
-    queue: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An activity queue to serve; may be repeated.", show_default="those the App's activities name"
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="How many activities run at a time in a process.")
-    ] = CONCURRENCY,
-    partitions: Annotated[
-        int | None,
-        typer.Option(min=1, max=1024, help="Into how many partitions a new hub is divided.", show_default="32"),
-    ] = None,
-    drain: Annotated[
-        float, typer.Option(min=0, help="Seconds to finish what is in hand when stopping.")
-    ] = DRAIN_DEADLINE,
+    processes: Processes = 1,
+    only: Only = None,
+    queue: Queues = None,
+    concurrency: Concurrency = CONCURRENCY,
+    partitions: Partitions = None,
+    drain: Drain = DRAIN_DEADLINE,
     log_level: Level = "info",
 ) -> None:
     """Run orchestrations and activities. Start as many as you like, on as many machines: they share the work."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -44,6 +44,19 @@ Port: TypeAlias = Annotated[int, typer.Option(min=0, max=65535, help="The port t
 AllowRemote: TypeAlias = Annotated[
     bool, typer.Option("--allow-remote", help="Listen on addresses that others can reach, without authentication.")
 ]
+Processes: TypeAlias = Annotated[int, typer.Option(min=1, max=512, help="How many worker processes to keep running.")]
+Only: TypeAlias = Annotated[
+    Literal["activities", "orchestrations"] | None, typer.Option(help="Run only these.", show_default="both")
+]
+Queues: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(help="An activity queue to serve; may be repeated.", show_default="those the App's activities name"),
+]
+Concurrency: TypeAlias = Annotated[int, typer.Option(min=1, help="How many activities run at a time in a process.")]
+Partitions: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="Into how many partitions a new hub is divided.", show_default="32")
+]
+Drain: TypeAlias = Annotated[float, typer.Option(min=0, help="Seconds to finish what is in hand when stopping.")]
 DataFolder: TypeAlias = Annotated[
     Path,
     typer.Option("--data", metavar="DIR", file_okay=False, help="The folder that keeps the data of `callboard dev`."),
