@@ -71,7 +71,7 @@ def _join(encoded: Sequence[bytes]) -> bytes:
 class Packer:
     """Packs what goes to one destination while the previous publish to it awaits its confirm."""
 
-    def __init__(self, broker: Broker, host: Host, *, parallel: int = 1) -> None:
+    def __init__(self, broker: Broker, host: Host, *, parallel: int = 2) -> None:
         self._broker = broker
         self._host = host
         self._parallel = parallel

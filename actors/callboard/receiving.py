@@ -25,7 +25,7 @@ from callboard.core.messages import (
     Wake,
     Watch,
 )
-from callboard.core.payloads import is_json
+from callboard.core.payloads import MAX_TEXT, is_json
 from callboard.errors import MalformedMessageError
 from callboard.mailbox import Letter, PackAccount
 from callboard.packs import decode_pack, split_pack
@@ -169,6 +169,10 @@ def _checked(message: Message) -> InstanceMessage:
     if isinstance(message, ActivityCall) or not isinstance(message, _TO_INSTANCE):
         raise MalformedMessageError(f"{type(message).__name__} is no message for an instance")
     check_id(message.instance_id)
+    if isinstance(message, (RaiseEvent, Terminate, Suspend, Resume)) and len(message.message_id) > MAX_TEXT:
+        raise MalformedMessageError(f"the message id of {type(message).__name__} for {message.instance_id} is too long")
+    if isinstance(message, RaiseEvent) and len(message.name) > MAX_TEXT:
+        raise MalformedMessageError(f"the name of an event for {message.instance_id} is too long")
     if isinstance(message, (RaiseEvent, TaskResult, ChildResult)):
         payload = message.input if isinstance(message, RaiseEvent) else message.result
         if payload is not None and not is_json(payload):

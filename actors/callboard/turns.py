@@ -78,12 +78,12 @@ class TurnLoop:
         self._just_hung: set[str] = set()
         self._wake = asyncio.Event()
         self._owned: frozenset[int] = frozenset()
-        self._commits: Batcher[Commit, AppendOutcome] = Batcher(self._append, host, name="commit", most=500)
+        self._commits: Batcher[Commit, AppendOutcome] = Batcher(self._append, host, name="commit", most=500, parallel=2)
         self._loads: Batcher[str, LoadedInstance | None] = Batcher(
             self._load, host, name="load", most=MOST_LOADS, parallel=2
         )
         self._starts: Batcher[str, LoadedInstance | None] = Batcher(
-            self._load_starts, host, name="load starts", most=MOST_LOADS
+            self._load_starts, host, name="load starts", most=MOST_LOADS, parallel=2
         )
         self.statistics = TurnStatistics()
 

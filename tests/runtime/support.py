@@ -1,5 +1,6 @@
 """A stage for whole workers: they share a broker and a store, can be meddled with, and can be killed at any call."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import asyncio
@@ -29,7 +30,7 @@ from callboard.core.instances import Commit, partition_of
 from callboard.core.messages import Message
 from callboard.host import SystemHost, SystemTask
 from callboard.packs import decode_pack, encode_pack
-from callboard.ports import AppendOutcome, Broker, Delivery, Destination, Store, Subscription
+from callboard.ports import AppendOutcome, Broker, Delivery, Destination, DestinationKind, Store, Subscription
 from callboard_broker.memory import MemoryBroker, MemoryServer
 from callboard_store.sqlite import SQLiteStore
 
@@ -196,16 +197,25 @@ async def _run(hook: Hook | None, *args: Any) -> None:
             await outcome
 
 
+def to(kind: DestinationKind) -> Callable[[Any], bool]:
+    """Whether a publish goes to a destination of that kind."""
+
+    def applies(destination: Destination) -> bool:
+        return destination.kind is kind
+
+    return applies
+
+
 class Gate:
     """A hook that waits until it is opened."""
 
-    def __init__(self, applies: Callable[..., bool] = lambda *_args: True) -> None:
+    def __init__(self, applies: Callable[[Any], bool] = lambda _first: True) -> None:
         self._applies = applies
         self._opened = asyncio.Event()
         self.waiting = 0
 
     async def __call__(self, *args: Any) -> None:
-        if self._applies(*args):
+        if self._applies(args[0]):
             self.waiting += 1
             await self._opened.wait()
 
@@ -216,13 +226,13 @@ class Gate:
 class Failing:
     """A hook that raises some times, then lets pass."""
 
-    def __init__(self, error: Exception, times: int = 1, applies: Callable[..., bool] = lambda *_args: True) -> None:
+    def __init__(self, error: Exception, times: int = 1, applies: Callable[[Any], bool] = lambda _first: True) -> None:
         self._error, self._applies = error, applies
         self.left = times
         self.raised = 0
 
     def __call__(self, *args: Any) -> None:
-        if self.left and self._applies(*args):
+        if self.left and self._applies(args[0]):
             self.left -= 1
             self.raised += 1
             raise self._error
@@ -328,7 +338,8 @@ class Stage:
 
     def enter(self, app: App, **options: Any) -> Player:
         """A worker that is not started yet. It owns every partition without asking, unless told to ``balance``."""
-        player = Player(self, app, WorkerOptions(**{"balance": False, "drain": 2.0, **options}))
+        chosen: dict[str, Any] = {"balance": False, "drain": 2.0, **options}
+        player = Player(self, app, WorkerOptions(**chosen))
         self.players.append(player)
         return player
 

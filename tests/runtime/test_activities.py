@@ -1,5 +1,6 @@
 """Activities: at least once, within the worker's means, with one result in history."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import asyncio
@@ -14,7 +15,7 @@ from callboard.core.messages import ActivityCall
 from callboard.errors import BrokerUnavailableError, OrchestrationFailedError
 from callboard.packs import decode_pack, encode_pack
 from callboard.ports import Destination, DestinationKind
-from tests.runtime.support import Failing, Player, Stage, a_while, eventually
+from tests.runtime.support import Failing, Player, Stage, a_while, eventually, to
 
 pytestmark = pytest.mark.usefixtures("fast")
 
@@ -194,7 +195,7 @@ async def test_a_long_activity_whose_worker_is_gone_is_sent_again_when_its_claim
 async def test_a_call_that_is_sent_again_does_not_run_beside_a_live_claim() -> None:
     work = Work()
     async with Stage() as stage:
-        runner = claims_soon(await stage.worker(work.app, only="activities"))
+        runner = claims_soon(await stage.worker(work.app, only="activities", drain=0.05))
         call = call_of("a", 7)
         await stage.publish(QUEUE, call)
         await eventually(lambda: runner.store.counts["claim"])
@@ -225,10 +226,6 @@ async def test_a_call_that_ends_while_it_is_being_claimed_leaves_no_claim() -> N
 
 
 # Results
-
-
-def to(kind: DestinationKind) -> Any:
-    return lambda destination, *_args: destination.kind is kind
 
 
 async def test_a_result_that_cannot_be_sent_is_kept_until_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +280,7 @@ async def test_an_activity_that_is_cancelled_from_outside_has_not_failed() -> No
     work = Work()
     async with Stage() as stage:
         await stage.worker(work.app, only="orchestrations")
-        runner = await stage.worker(work.app, only="activities")
+        runner = await stage.worker(work.app, only="activities", drain=0.05)
         client = await stage.client(work.app)
         await client.start(work.fan_out, 1, instance_id="a")
         await eventually(lambda: work.running == 1)

@@ -1,5 +1,6 @@
 """Bad input: each gives an error that says what happened and what to do, and nothing else is disturbed."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -248,6 +249,8 @@ async def test_what_a_client_may_not_give_is_refused_where_it_does() -> None:
             await client.raise_event("b", "go", "x" * (MAX_PAYLOAD + 1))
         with pytest.raises(InvalidPayloadError, match="not JSON"):
             await client.raise_event_encoded("b", "go", "{not json")
+        with pytest.raises(PayloadTooLargeError, match="The name of an event is 1,025"):
+            await client.raise_event("b", "x" * 1025)
         with pytest.raises(InvalidPayloadError, match="not JSON"):
             await client.start_encoded("quick", "{not json")
 
@@ -308,6 +311,8 @@ BAD_HERE = {
     "empty id": (pack(raised(instanceId="")), "instance id '' is not allowed"),
     "entity id": (pack(raised(instanceId="@cart@1")), "instance id '@cart@1' is not allowed"),
     "long id": (pack(raised(instanceId="x" * 300)), "is not allowed"),
+    "long event name": (pack(raised(name="x" * 1025)), "the name of an event for a is too long"),
+    "long message id": (pack(raised(messageId="x" * 1025)), "the message id of RaiseEvent for a is too long"),
     "payload is no JSON": (pack(raised(input="{")), "the payload of RaiseEvent for a is not JSON"),
     "result is no JSON": (
         encode_pack([TaskResult(instance_id="a", execution_id="e", task_scheduled_id=0, at=NOW, result="nan,")]),

@@ -1,5 +1,6 @@
 """Suspended, parked, unknown, stuck, evicted: inputs are kept, others go on, and nothing is decided by code that must not run."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import asyncio
@@ -269,6 +270,7 @@ def stuck_app(*, stuck: bool = True) -> App:
 async def test_an_orchestrator_that_never_awaits_is_interrupted_named_and_parked() -> None:
     async with Stage() as stage:
         first = await stage.worker(stuck_app(), turn_limit=0.3)
+        thread = first.worker.turns._thread._thread
         client = await stage.client(stuck_app())
         handle = await client.start("gets_stuck", instance_id="a")
         await client.raise_event("a", "go", 1)
@@ -279,6 +281,7 @@ async def test_an_orchestrator_that_never_awaits_is_interrupted_named_and_parked
         assert parked is not None
         assert "move blocking or heavy work into an activity" in parked.reason
         assert "gets_stuck" in parked.reason
+        assert first.worker.turns._thread._thread is thread, "it goes on with the next"
         await client.raise_event("a", "go", 2)
         await kept(stage, first, "a", 2)
         first.kill()

@@ -1,5 +1,6 @@
 """The crash table of the reliability reference, row by row: what is lost where, who goes on, what is filtered by what."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import asyncio
@@ -11,7 +12,7 @@ from callboard import App, OrchestrationContext
 from callboard.core.events import TaskCompleted
 from callboard.errors import BrokerUnavailableError, StoreUnavailableError
 from callboard.ports import DestinationKind
-from tests.runtime.support import Failing, Player, Stage, eventually
+from tests.runtime.support import Failing, Player, Stage, eventually, to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,19 +64,15 @@ async def _all_sent(stage: Stage) -> bool:
 class DieAt:
     """A hook that kills its worker the nth time it applies, and never returns."""
 
-    def __init__(self, player: Player, nth: int = 1, applies: Callable[..., bool] = lambda *_args: True) -> None:
+    def __init__(self, player: Player, nth: int = 1, applies: Callable[[Any], bool] = lambda _first: True) -> None:
         self._player, self._left, self._applies = player, nth, applies
 
     async def __call__(self, *args: Any) -> None:
-        if self._applies(*args):
+        if self._applies(args[0]):
             self._left -= 1
             if self._left == 0:
                 self._player.kill()
                 await asyncio.Future[None]()
-
-
-def to(kind: DestinationKind) -> Callable[..., bool]:
-    return lambda destination, *_args: destination.kind is kind
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])

@@ -1,5 +1,6 @@
 """Effects are derived from commits and carried out until they are confirmed, by whoever owns the partition."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +14,7 @@ from callboard.core.events import EventRaised, TaskCompleted, TimerFired
 from callboard.core.messages import InstanceEnded, TaskResult
 from callboard.errors import BrokerUnavailableError, StoreUnavailableError, UnroutableError
 from callboard.ports import Destination, DestinationKind, TimerRow
-from tests.runtime.support import Failing, Gate, Stage, a_while, eventually
+from tests.runtime.support import Failing, Gate, Stage, a_while, eventually, to
 
 pytestmark = pytest.mark.usefixtures("fast")
 
@@ -46,10 +47,6 @@ async def waits(context: OrchestrationContext) -> Any:
 @app.orchestration
 async def sends(context: OrchestrationContext, to: str) -> None:
     context.send_event(to, "go", "hello")
-
-
-def to(kind: DestinationKind) -> Any:
-    return lambda destination, *_args: destination.kind is kind
 
 
 CALLS, PARTITIONS, INBOXES = map(to, (DestinationKind.ACTIVITIES, DestinationKind.PARTITION, DestinationKind.INBOX))

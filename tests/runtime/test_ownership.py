@@ -1,5 +1,6 @@
 """Who acts for which partition: balanced, taken over, fenced; and what a hand-over does to what is in hand."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,6 @@
 """Durable timers: never early, never skipped, in step with their rows."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import asyncio

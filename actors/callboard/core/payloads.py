@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 #: Largest encoded value, in bytes: an argument, a result, an event, an output.
 MAX_PAYLOAD = 1_048_576
+#: Longest name of an event, version or tag, in characters.
+MAX_TEXT = 1_024
 #: Largest encoded custom status, in bytes (Durable Functions: 16 KiB).
 MAX_CUSTOM_STATUS = 16_384
 
@@ -68,6 +70,8 @@ def text(value: object, what: str) -> str:
         raise InvalidPayloadError(f"{what} must be a string, not {type(value).__qualname__}.")
     if not value.isascii() and any(0xD800 <= ord(character) < 0xE000 for character in value):
         raise InvalidPayloadError(f"{what} must be valid Unicode: {value!r} has half a character.")
+    if len(value) > MAX_TEXT:
+        raise PayloadTooLargeError(what, len(value), MAX_TEXT)
     return value
 
 
