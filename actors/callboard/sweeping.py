@@ -91,8 +91,7 @@ class Sweeper:
         numbers = sorted(partitions)
         unsent = await self._store.unsent(numbers, before=before, limit=PAGE)
         forgotten = [commit for commit in unsent if not self._effects.in_flight(commit)]
-        for commit in forgotten:
-            await self._carry_out_again(commit)
+        carried_out = [await self._carry_out_again(commit) for commit in forgotten].count(True)
         for record in await self._store.pending_starts(numbers, before=before, limit=PAGE):
             if not self._is_active(record.instance_id):
                 self.swept += 1
@@ -100,10 +99,10 @@ class Sweeper:
         for claim in await self._store.expired_claims(numbers, PAGE):
             self.swept += 1
             self._resend(claim)
-        if forgotten and len(unsent) == PAGE:
+        if carried_out and len(unsent) == PAGE:  # there is more behind; but do not run in circles around what is stuck
             self._wake.set()
 
-    async def _carry_out_again(self, commit: Commit) -> None:
+    async def _carry_out_again(self, commit: Commit) -> bool:
         try:
             commit = await restored(self._store, commit)
         except KeyError:
@@ -113,10 +112,12 @@ class Sweeper:
                 commit.instance_id,
                 commit.body,
             )
-            return
-        if commit.partition in self._owned:
-            self.swept += 1
-            self._effects.dispatch(commit, again=True)
+            return False
+        if commit.partition not in self._owned:
+            return False
+        self.swept += 1
+        self._effects.dispatch(commit, again=True)
+        return True
 
     def _resend(self, claim: Claim) -> None:
         """Sends a long activity again whose worker is gone. The claim is let go after that: until then it is swept again."""

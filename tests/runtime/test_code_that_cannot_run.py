@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -18,7 +19,7 @@ from callboard.core.execution import TurnInterrupted
 from callboard.core.messages import RaiseEvent
 from callboard.host import SystemHost
 from callboard.turnthread import TurnJob, TurnThread, _Batch
-from tests.runtime.support import Player, Stage, a_while, eventually
+from tests.runtime.support import Gate, Player, Stage, a_while, eventually
 
 pytestmark = pytest.mark.usefixtures("fast")
 
@@ -200,8 +201,9 @@ async def test_evicting_an_activation_does_not_let_its_finally_blocks_act() -> N
         assert (await client.get_status("a")).custom_status is None
 
 
-async def test_stopping_a_worker_does_not_let_finally_blocks_act() -> None:
-    seen: list[bool] = []
+@pytest.mark.parametrize("busy", [False, True], ids=["at rest", "while it commits"])
+async def test_stopping_a_worker_does_not_let_finally_blocks_act(busy: bool) -> None:
+    seen: list[str] = []
     tidy = App("stage")
 
     @tidy.orchestration
@@ -210,15 +212,19 @@ async def test_stopping_a_worker_does_not_let_finally_blocks_act() -> None:
             return await context.wait_for_external_event("go")
         finally:
             context.call_activity("clean")
-            seen.append(True)
+            seen.append(threading.current_thread().name)
 
     async with Stage() as stage:
         worker = await stage.worker(tidy)
         client = await stage.client(tidy)
         await client.start(careful, instance_id="a")
         await eventually(lambda: stage.events("a"))
+        if busy:
+            appending = worker.store.before["append"] = Gate()
+            await client.raise_event("a", "other")
+            await eventually(lambda: appending.waiting)
         await worker.worker.stop()
-        assert seen == [True]
+        assert seen == ["callboard-turns"]
         assert not await _scheduled(stage, "a")
         assert worker.broker.published("activities") == []
 

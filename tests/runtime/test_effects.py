@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from callboard import App, OrchestrationContext, client as client_module
+from callboard import App, OrchestrationContext, client as client_module, sweeping
 from callboard.core.events import EventRaised, TaskCompleted, TimerFired
+from callboard.core.instances import Commit
 from callboard.core.messages import InstanceEnded, TaskResult
 from callboard.errors import BrokerUnavailableError, StoreUnavailableError, UnroutableError
 from callboard.ports import Destination, DestinationKind, TimerRow
@@ -111,6 +112,51 @@ async def test_what_is_in_flight_is_not_swept() -> None:
         assert ran.count("once") == 1
 
 
+async def test_a_full_page_of_what_is_in_flight_does_not_make_sweeps_run_in_circles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweeping, "PAGE", 2)
+    monkeypatch.setattr(sweeping, "EVERY", 0.5)
+    async with Stage() as stage:
+        worker = stage.enter(app)
+        publishing = worker.broker.before["publish"] = Gate(CALLS)
+        await worker.start()
+        client = await stage.client(app)
+        handles = [await client.start(one_call) for _ in range(3)]
+        await eventually(lambda: len(worker.worker.effects._in_flight) >= 3)
+        await a_while()
+        sweeps = worker.store.counts["unsent"]
+        await a_while()
+        assert worker.store.counts["unsent"] <= sweeps + 1
+        publishing.open()
+        for handle in handles:
+            assert await handle.result(5) == 1
+
+
+async def test_a_commit_whose_payload_is_gone_holds_up_no_other_and_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "PAGE", 1)
+    monkeypatch.setattr(sweeping, "EVERY", 0.3)
+    async with Stage() as stage:
+        broken = Commit(
+            instance_id="broken",
+            n=0,
+            execution_id="e",
+            first=0,
+            partition=0,
+            token="t",
+            at=datetime(2020, 1, 1, tzinfo=UTC),
+            runtime_status="Running",
+            body="broken/" + "0" * 64,
+        )
+        await stage.store.append([broken])
+        worker = await stage.worker(app)
+        client = await stage.client(app)
+        assert await (await client.start(one_call)).result(5) == 1
+        sweeps = worker.store.counts["unsent"]
+        await a_while()
+        assert worker.store.counts["unsent"] <= sweeps + 1
+
+
 async def test_marks_that_were_lost_cost_a_repetition_only() -> None:
     async with Stage() as stage:
         first = stage.enter(app)
@@ -123,6 +169,25 @@ async def test_marks_that_were_lost_cost_a_repetition_only() -> None:
         await eventually(lambda: _all_sent(stage))
         assert second.worker.sweeper.swept > 0
         await stage.exact("a")
+
+
+async def test_a_new_owner_sweeps_at_once_whatever_the_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "AGE", 3600.0)
+    async with Stage() as stage:
+        first = stage.enter(app)
+        publishing = first.broker.before["publish"] = Gate(CALLS)
+        await first.start()
+        client, actor = await stage.meddled_client(app)
+        handle = await client.start(one_call, instance_id="a")
+        await eventually(lambda: publishing.waiting)
+        lost = actor.broker.before["publish"] = Failing(BrokerUnavailableError("gone"), times=1)
+        unstarted = await client.start(one_call, instance_id="b")
+        await eventually(lambda: lost.raised)
+        await eventually(lambda: first.broker.unacked() == 0)
+        first.kill()
+        await stage.worker(app)
+        assert await handle.result(5) == 1
+        assert await unstarted.result(5) == 1
 
 
 async def test_timer_rows_are_put_until_they_are_there() -> None:

@@ -12,7 +12,7 @@ import pytest
 from callboard import App, OrchestrationContext, ownership, watchers
 from callboard.core.instances import partition_of
 from callboard.core.messages import RaiseEvent, Watch
-from callboard.errors import BrokerUnavailableError, StoreUnavailableError
+from callboard.errors import StoreUnavailableError
 from callboard.host import SystemHost
 from callboard.ownership import Ownership, _share
 from callboard.ports import Broker, Destination, HubView, Lease, Store, WorkerInfo
@@ -219,6 +219,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, fast: None) -> None:
     monkeypatch.setattr(ownership, "LEAST_PAUSE", 0.01)
     monkeypatch.setattr(ownership, "SECOND_LOOK", 0.1)
     monkeypatch.setattr(ownership, "SETTLE", 0.3)
+    monkeypatch.setattr(ownership, "REACH", 0.1)
 
 
 app = App("stage")
@@ -259,11 +260,15 @@ async def test_a_worker_that_reconnects_in_time_is_not_taken_over(monkeypatch: p
         first, second = await stage.worker(app, **LEASED), await stage.worker(app, **LEASED)
         await eventually(lambda: owned(first, second) == [2, 2])
         before = first.worker._owned
-        missed = second.broker.counts["publish"]
-        first.broker.inner.drop_connection(outage_seconds=0.3)
-        second.worker.ownership.look_again()
-        await eventually(lambda: second.broker.counts["publish"] > missed + 2)
+        first.broker.inner.drop_connection(outage_seconds=0.5)
+        for _ in range(3):
+            beats = second.store.counts["heartbeat"]
+            second.worker.ownership.look_again()
+            await eventually(lambda beats=beats: second.store.counts["heartbeat"] > beats)
+        assert second.worker.ownership._suspects
+        await eventually(lambda: not second.worker.ownership._suspects)
         assert first.worker._owned == before
+        assert second.store.counts["leave"] == 0
 
 
 @pytest.mark.usefixtures("quick")
@@ -286,12 +291,11 @@ async def test_heartbeats_go_on_while_the_broker_is_away() -> None:
     async with Stage() as stage:
         first, second = await stage.worker(app, **LEASED), await stage.worker(app, **LEASED)
         await eventually(lambda: owned(first, second) == [2, 2])
-        first.broker.before["publish"] = second.broker.before["publish"] = Failing(
-            BrokerUnavailableError("away"), times=10_000
-        )
+        first.broker.before["publish"] = second.broker.before["publish"] = away = Gate()
         beats = first.store.counts["heartbeat"]
         await eventually(lambda: first.store.counts["heartbeat"] > beats + 5)
         assert owned(first, second) == [2, 2]
+        away.open()
 
 
 @pytest.mark.usefixtures("quick")
@@ -387,5 +391,9 @@ async def test_a_part_that_fails_unforeseen_goes_on(monkeypatch: pytest.MonkeyPa
         handle = await client.start(waits)
         await client.raise_event(handle.instance_id, "go", 1)
         assert await handle.result(5) == 1
-        beats = worker.store.counts["heartbeat"]
-        await eventually(lambda: worker.store.counts["heartbeat"] > beats + 2)
+        counts = worker.store.counts.copy()
+        await eventually(lambda: worker.store.counts["heartbeat"] > counts["heartbeat"] + 2)
+        await eventually(lambda: worker.store.counts["unsent"] > counts["unsent"] + 2)
+        worker.worker.timers._stale = True
+        worker.worker.timers._wake.set()
+        await eventually(lambda: worker.store.counts["due_timers"] > counts["due_timers"])
