@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -239,6 +240,10 @@ async def waits(context: OrchestrationContext) -> Any:
 LEASED: dict[str, Any] = {"balance": True, "lease": 3.0, "heartbeat": 0.3}
 
 
+def _beats_beyond(player: Player, beats: int) -> bool:
+    return player.store.counts["heartbeat"] > beats
+
+
 def owned(*players: Player) -> list[int]:
     return sorted(len(player.worker._owned) for player in players)
 
@@ -264,7 +269,7 @@ async def test_a_worker_that_reconnects_in_time_is_not_taken_over(monkeypatch: p
         for _ in range(3):
             beats = second.store.counts["heartbeat"]
             second.worker.ownership.look_again()
-            await eventually(lambda beats=beats: second.store.counts["heartbeat"] > beats)
+            await eventually(functools.partial(_beats_beyond, second, beats), "another heartbeat")
         assert second.worker.ownership._suspects
         await eventually(lambda: not second.worker.ownership._suspects)
         assert first.worker._owned == before
