@@ -1,0 +1,1 @@
+"""Features, end to end: real workers and clients, on the embedded default and on RabbitMQ with MongoDB."""
