@@ -25,6 +25,7 @@ class Routes:
         self.partitions = partitions
         self._queues = [Destination.partition(number) for number in range(partitions)]
         self._via = list(self._queues)
+        self._owners: list[str | None] = [None] * partitions
 
     def partition_of(self, instance_id: str) -> int:
         return partition_of(instance_id, self.partitions)
@@ -37,14 +38,19 @@ class Routes:
         """A queue of the partition's owner."""
         return self._via[partition]
 
+    def owner(self, partition: int) -> str | None:
+        """The worker that owns the partition, as last seen."""
+        return self._owners[partition]
+
     def update(self, leases: Sequence[Lease]) -> None:
         """Learns the owners: each is reached through the lowest of its partitions."""
         first: dict[str, Destination] = {}
-        via = list(self._queues)
+        via, owners = list(self._queues), list[str | None]([None]) * self.partitions
         for lease in leases:
             if lease.owner is not None and not lease.expired and lease.partition < self.partitions:
                 via[lease.partition] = first.setdefault(lease.owner, self._queues[lease.partition])
-        self._via = via
+                owners[lease.partition] = lease.owner
+        self._via, self._owners = via, owners
 
 
 class Sender:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from callboard import activities, client, effects, projecting, sweeping, turnthread
+from callboard import activities, effects, projecting, sweeping, turnthread
+from callboard.client import endings
 
 
 @pytest.fixture
@@ -17,4 +18,4 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turnthread, "GRACE", 0.2)
     monkeypatch.setattr(projecting, "DELAY", 0.02)
     monkeypatch.setattr(effects, "MARK_LINGER", 0.01)
-    monkeypatch.setattr(client, "LOOK_AGAIN", 5.0)
+    monkeypatch.setattr(endings, "LOOK_AGAIN", 5.0)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from callboard import App, OrchestrationContext, client as client_module, sweeping
+from callboard import App, OrchestrationContext, sweeping
+from callboard.client import endings
 from callboard.core.events import EventRaised, TaskCompleted, TimerFired
 from callboard.core.instances import Commit
 from callboard.core.messages import InstanceEnded, TaskResult
@@ -262,7 +263,7 @@ async def test_a_client_looks_for_itself_after_a_reconnect() -> None:
         client, actor = await stage.meddled_client(app)
         handle = await client.start(waits, instance_id="a")
         waiting = asyncio.ensure_future(handle.result(10))
-        await eventually(lambda: client._waiting)
+        await eventually(lambda: client._endings._waiting)
         await client.raise_event("a", "go", 1)
         await eventually(lambda: lost.raised)
         await a_while()
@@ -272,8 +273,8 @@ async def test_a_client_looks_for_itself_after_a_reconnect() -> None:
 
 
 async def test_a_client_looks_for_itself_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert client_module.LOOK_AGAIN <= 30
-    monkeypatch.setattr(client_module, "LOOK_AGAIN", 0.3)
+    assert endings.LOOK_AGAIN <= 30
+    monkeypatch.setattr(endings, "LOOK_AGAIN", 0.3)
     async with Stage() as stage:
         worker = stage.enter(app)
         worker.broker.before["publish"] = Failing(UnroutableError("lost"), times=100, applies=INBOXES)
@@ -282,13 +283,30 @@ async def test_a_client_looks_for_itself_now_and_then(monkeypatch: pytest.Monkey
         assert await (await client.start(sleeps, 0.05)).result(2) == "awake"
 
 
+async def test_a_client_asks_the_new_owner_when_a_partition_changes_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endings, "VIEW_AGE", 0.05)
+    monkeypatch.setattr(endings, "LOOK_AGAIN", 600.0)
+    async with Stage() as stage:
+        first = await stage.worker(app, balance=True)
+        client = await stage.client(app)
+        await client.start(waits, instance_id="a")
+        waiting = asyncio.ensure_future(client.wait("a", 10))
+        await eventually(lambda: client._endings._waiting)
+        await eventually(lambda: client._connection.routes._owners[0])
+        await first.stop()
+        await stage.worker(app, balance=True)
+        await eventually(lambda: client._connection.routes._owners[0] not in {None, first.worker.worker_id})
+        await client.raise_event("a", "go", 1)
+        assert (await asyncio.wait_for(waiting, 5)).output == 1
+
+
 async def test_a_client_is_told_of_the_end_once_it_watches() -> None:
     async with Stage() as stage:
         worker = await stage.worker(app)
         client = await stage.client(app)
         await client.start(waits, instance_id="a")
         waiting = asyncio.ensure_future(client.wait("a", 10))
-        await eventually(lambda: client._waiting)
+        await eventually(lambda: client._endings._waiting)
         await client.raise_event("a", "go", 1)
         assert (await asyncio.wait_for(waiting, 2)).output == 1
         assert [type(message) for message in worker.broker.published("inbox")] == [InstanceEnded]

@@ -1,0 +1,7 @@
+"""The client: starts orchestrations, looks at them, sends them messages. Works inside any asyncio service."""
+
+from callboard.client.client import Client
+from callboard.client.handle import InstanceHandle
+from callboard.client.status import InstancesPage, InstanceStatus
+
+__all__ = ["Client", "InstanceHandle", "InstanceStatus", "InstancesPage"]

@@ -1,0 +1,280 @@
+"""The client: starts orchestrations, looks at them, sends them messages. Works inside any asyncio service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, TypeVar, overload
+
+from callboard.app import App
+from callboard.bodies import restored_all
+from callboard.client.connection import Connection
+from callboard.client.endings import Endings
+from callboard.client.handle import InstanceHandle
+from callboard.client.starts import Starts
+from callboard.client.status import InstancesPage, InstanceStatus
+from callboard.core import payloads
+from callboard.core.events import Payload
+from callboard.core.instances import Commit, InstanceRecord, check_instance_id
+from callboard.core.messages import (
+    RaiseEvent,
+    Resume,
+    Suspend,
+    Terminate,
+)
+from callboard.errors import (
+    InstanceNotFinishedError,
+)
+from callboard.hub import TaskHub
+from callboard.ports import Host, InstanceFilter
+from callboard.registry import Registry, check_name
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to the instances of a hub. Use it with ``async with``.
+
+    Args:
+        hub: Opened.
+        app: Lets orchestrations be named by their functions, and typed; without it they are named by strings.
+        host: Clock, randomness and tasks; the machine's own by default.
+    """
+
+    def __init__(self, hub: TaskHub, app: App | None = None, *, host: Host | None = None) -> None:
+        self._registry = app.registry if app is not None else Registry()
+        self._connection = Connection(hub, host)
+        self._host = self._connection.host
+        self._endings = Endings(self._connection)
+        self._starts = Starts(self._connection, self._endings)
+
+    @property
+    def hub(self) -> TaskHub:
+        return self._connection.hub
+
+    @property
+    def orchestrations(self) -> list[str]:
+        """The names that the app registers, sorted; none if there is no app."""
+        return sorted(self._registry.orchestrations)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Lets what was sent reach the broker (up to a few seconds), and ends."""
+        await self._starts.aclose()
+        await self._connection.aclose()
+
+    # Starting
+
+    @overload
+    async def start(
+        self,
+        orchestration: Callable[..., Coroutine[Any, Any, T]],
+        input: object = None,
+        *,
+        instance_id: str | None = None,
+        version: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> InstanceHandle[T]: ...
+
+    @overload
+    async def start(
+        self,
+        orchestration: str | Callable[..., Any],
+        input: object = None,
+        *,
+        instance_id: str | None = None,
+        version: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> InstanceHandle[Any]: ...
+
+    async def start(
+        self,
+        orchestration: str | Callable[..., Any],
+        input: object = None,
+        *,
+        instance_id: str | None = None,
+        version: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> InstanceHandle[Any]:
+        """Starts an orchestration; returns once that is durable. It will run, whatever happens to this process.
+
+        An id whose instance has ended is taken anew (Durable Functions' default policy).
+
+        Args:
+            orchestration: The function, or the name it is registered under.
+            input: Its input.
+            instance_id: By default 32 random hex digits.
+            version: For the orchestration to look at.
+            tags: Kept with the instance.
+
+        Raises:
+            InstanceAlreadyExistsError: the id is in use by an instance that has not ended.
+            OrchestrationNotRegisteredError: the app knows orchestrations, but not this one.
+            InvalidInstanceIdError: the id is not allowed.
+            InvalidPayloadError: the input has no JSON form, or is too large.
+        """
+        target = self._target(orchestration)
+        payload = payloads.encode(input, f"The input of orchestration {target.name!r}")
+        started = await self._start(target.name, payload, instance_id=instance_id, version=version, tags=tags)
+        return InstanceHandle(self, started, target.result_type)
+
+    async def start_encoded(
+        self,
+        name: str,
+        payload: Payload | None,
+        *,
+        instance_id: str | None = None,
+        version: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> str:
+        """`start` with an input that is JSON text already; returns the instance id."""
+        self._target(name)
+        payload = payloads.checked(payload, f"The input of orchestration {name!r}")
+        return await self._start(name, payload, instance_id=instance_id, version=version, tags=tags)
+
+    async def _start(
+        self,
+        name: str,
+        payload: Payload | None,
+        *,
+        instance_id: str | None,
+        version: str | None,
+        tags: dict[str, str] | None,
+    ) -> str:
+        instance_id = self._host.token() if instance_id is None else check_instance_id(instance_id)
+        now = self._host.now()
+        record = InstanceRecord(
+            instance_id=instance_id,
+            partition=self._connection.routes.partition_of(instance_id),
+            execution_id=self._host.token(),
+            name=name,
+            version=version,
+            tags=tags,
+            input=payload,
+            created_time=now,
+            last_updated_time=now,
+        )
+        return await self._starts.start(record)
+
+    # Looking
+
+    async def find(self, instance_id: str) -> InstanceStatus | None:
+        """Looks at an instance; None if there is none of that id."""
+        record = await self._connection.find(instance_id)
+        return InstanceStatus.of(record) if record is not None else None
+
+    async def get_status(self, instance_id: str) -> InstanceStatus:
+        """Looks at an instance.
+
+        Raises:
+            InstanceNotFoundError: there is none of that id.
+        """
+        return InstanceStatus.of(await self._connection.record(instance_id))
+
+    async def wait(self, instance_id: str, timeout: float | None = None) -> InstanceStatus:
+        """Waits until an instance has ended; its end arrives by message, not by polling.
+
+        Raises:
+            InstanceNotFoundError: there is none of that id.
+            TimeoutError: it has not ended within ``timeout`` seconds.
+        """
+        return InstanceStatus.of(await self.wait_for_record(instance_id, timeout))
+
+    async def history(self, instance_id: str) -> list[Commit]:
+        """The instance's history, commit by commit.
+
+        Raises:
+            InstanceNotFoundError: there is none of that id.
+        """
+        await self._connection.record(instance_id)
+        return await restored_all(self.hub.store, await self.hub.store.history(instance_id))
+
+    async def list_instances(
+        self, which: InstanceFilter | None = None, *, limit: int = 100, continuation: str | None = None
+    ) -> InstancesPage:
+        """Lists instances, newest first, a page at a time."""
+        page = await self.hub.store.query(which or InstanceFilter(), limit=limit, continuation=continuation)
+        return InstancesPage(
+            instances=tuple(InstanceStatus.of(record) for record in page.records), continuation=page.continuation
+        )
+
+    # Sending
+
+    async def raise_event(self, instance_id: str, name: str, data: object = None) -> None:
+        """Raises an external event; returns once the broker keeps it.
+
+        Raises:
+            InstanceNotFoundError: there is none of that id.
+            InstanceNotRunningError: it has ended.
+        """
+        await self._raise_event(instance_id, name, payloads.encode(data, f"The data of event {name!r}"))
+
+    async def raise_event_encoded(self, instance_id: str, name: str, payload: Payload | None) -> None:
+        """`raise_event` with data that is JSON text already."""
+        await self._raise_event(instance_id, name, payloads.checked(payload, f"The data of event {name!r}"))
+
+    async def _raise_event(self, instance_id: str, name: str, payload: Payload | None) -> None:
+        name = payloads.text(name, "The name of an event")
+        await self._connection.require_running(instance_id)
+        message_id, at = self._host.token(), self._host.now()
+        await self._connection.send(
+            RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload)
+        )
+
+    async def terminate(self, instance_id: str, reason: str | None = None, *, recursive: bool = True) -> None:
+        """Ends an instance, and by default the children that it waits for; returns once the broker keeps the order.
+
+        Raises:
+            InstanceNotFoundError: there is none of that id.
+            InstanceNotRunningError: it has ended.
+        """
+        await self._connection.require_running(instance_id)
+        text = payloads.encode(reason, "The reason")
+        message_id, at = self._host.token(), self._host.now()
+        await self._connection.send(
+            Terminate(instance_id=instance_id, message_id=message_id, at=at, reason=text, recurse=recursive)
+        )
+
+    async def suspend(self, instance_id: str, reason: str | None = None) -> None:
+        """Pauses an instance: what comes in is kept, its code does not advance. Raises as `terminate` does."""
+        await self._connection.require_running(instance_id)
+        await self._connection.send(
+            Suspend(instance_id=instance_id, message_id=self._host.token(), at=self._host.now(), reason=reason)
+        )
+
+    async def resume(self, instance_id: str, reason: str | None = None) -> None:
+        """Lets a suspended or parked instance go on. Raises as `terminate` does."""
+        await self._connection.require_running(instance_id)
+        await self._connection.send(
+            Resume(instance_id=instance_id, message_id=self._host.token(), at=self._host.now(), reason=reason)
+        )
+
+    async def purge(self, instance_id: str) -> None:
+        """Deletes an instance that has ended, with its history and payloads.
+
+        Raises:
+            InstanceNotFoundError: there is none of that id.
+            InstanceNotFinishedError: it has not ended, or what it brought about is not all confirmed yet: try again.
+        """
+        record = await self._connection.record(instance_id)
+        if not await self.hub.store.purge(instance_id):
+            status = record.runtime_status
+            raise InstanceNotFinishedError(
+                instance_id, f"{status}, with effects under way" if record.terminal else status
+            )
+
+    # Inside
+
+    async def wait_for_record(self, instance_id: str, timeout: float | None) -> InstanceRecord:
+        """Waits until an instance has ended and returns its record."""
+        return await self._endings.wait(instance_id, timeout)
+
+    def _target(self, orchestration: str | Callable[..., Any]) -> Any:
+        name = self._registry.name_of("orchestration", orchestration)
+        if self._registry.orchestrations:
+            return self._registry.require_orchestration(name).target
+        return self._registry.orchestration(check_name(name, "orchestration"))
