@@ -375,9 +375,13 @@ def _checked(message: object) -> ActivityCall:
     if not isinstance(message, ActivityCall):
         raise MalformedMessageError(f"{type(message).__name__} is no activity call")
     check_id(message.instance_id)
-    if message.input is not None and not is_json(message.input):
+    if not all(payload is None or is_json(payload) for payload in (message.input, message.heartbeat_details)):
         raise MalformedMessageError(
             f"the input of activity {message.name[:64]!r} for {message.instance_id} is not JSON"
+        )
+    if message.start_by is not None and message.start_by.tzinfo is None:
+        raise MalformedMessageError(
+            f"the call of activity {message.name[:64]!r} for {message.instance_id} has a time without a time zone"
         )
     return message
 

@@ -86,9 +86,10 @@ def estimated_size(events: Sequence[HistoryEvent]) -> int:
         match event:  # in order of frequency
             case TaskCompleted() | SubOrchestrationInstanceCompleted():
                 size += len(event.result or "")
+            case TaskScheduled():
+                size += len(event.input or "") + len(event.heartbeat_details or "")
             case (
-                TaskScheduled()
-                | ExecutionStarted()
+                ExecutionStarted()
                 | EventRaised()
                 | SubOrchestrationInstanceCreated()
                 | EventSent()
@@ -97,7 +98,9 @@ def estimated_size(events: Sequence[HistoryEvent]) -> int:
                 size += len(event.input or "")
             case ExecutionCompleted():
                 size += len(event.result or "") + failure_size(event.failure)
-            case TaskFailed() | SubOrchestrationInstanceFailed():
+            case TaskFailed():
+                size += failure_size(event.failure) + len(event.heartbeat_details or "")
+            case SubOrchestrationInstanceFailed():
                 size += failure_size(event.failure)
             case ContinuedAsNew():
                 size += len(event.next.input or "") + 128 * len(event.next.seen) + estimated_size(event.carried)

@@ -189,6 +189,9 @@ class OrchestrationStuckError(CallboardError):
 class TaskFailedError(CallboardError):
     """An activity failed; raised where its task is awaited."""
 
+    heartbeat_details: str | None = None
+    """The progress that it had reported, as JSON text: what its next attempt may read."""
+
     def __init__(self, name: str, task_id: int, failure: FailureDetails) -> None:
         super().__init__(
             f"{self._what} {name!r} (task {task_id}) failed: {failure.error_type}: {failure.error_message}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from callboard.batching import retrying
+from callboard.core.events import Payload
 from callboard.core.instances import MAX_INSTANCE_ID
 from callboard.core.messages import (
     ActivityCall,
@@ -173,10 +174,18 @@ def _checked(message: Message) -> InstanceMessage:
         raise MalformedMessageError(f"the message id of {type(message).__name__} for {message.instance_id} is too long")
     if isinstance(message, RaiseEvent) and len(message.name) > MAX_TEXT:
         raise MalformedMessageError(f"the name of an event for {message.instance_id} is too long")
-    if isinstance(message, (RaiseEvent, TaskResult, ChildResult)):
-        payload = message.input if isinstance(message, RaiseEvent) else message.result
-        if payload is not None and not is_json(payload):
-            raise MalformedMessageError(
-                f"the payload of {type(message).__name__} for {message.instance_id} is not JSON"
-            )
+    if any(payload is not None and not is_json(payload) for payload in _payloads(message)):
+        raise MalformedMessageError(f"the payload of {type(message).__name__} for {message.instance_id} is not JSON")
     return message
+
+
+def _payloads(message: InstanceMessage) -> tuple[Payload | None, ...]:
+    match message:
+        case RaiseEvent():
+            return (message.input,)
+        case TaskResult():
+            return (message.result, message.heartbeat_details)
+        case ChildResult():
+            return (message.result,)
+        case _:
+            return ()

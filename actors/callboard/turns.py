@@ -421,4 +421,5 @@ def _take(actor: Actor) -> list[Letter]:
 def message_size(message: InstanceMessage) -> int:
     """Estimate of what a message adds to a commit, in bytes."""
     payload = getattr(message, "result", None) or getattr(message, "input", None) or getattr(message, "reason", None)
-    return 256 + len(payload or "") + failure_size(getattr(message, "failure", None))
+    details = getattr(message, "heartbeat_details", None)
+    return 256 + len(payload or "") + len(details or "") + failure_size(getattr(message, "failure", None))

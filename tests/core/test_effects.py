@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from callboard.core.effects import (
@@ -19,7 +20,7 @@ from callboard.core.effects import (
     derive,
     projection,
 )
-from callboard.core.events import ParentInstance
+from callboard.core.events import ParentInstance, TaskScheduled
 from callboard.core.instances import Commit, derived_execution_id, partition_of
 from callboard.core.messages import ChildResult, ContinueExecution, RaiseEvent, Terminate
 from tests.core.support import DECLINED, PARTITIONS, Instance, at, started, through_json
@@ -72,6 +73,33 @@ def test_each_action_has_one_effect_with_an_identity_of_its_own() -> None:
     assert isinstance(far, SetTimer)
     assert [(near.timer_id, near.due.fire_at), (far.timer_id, far.due.fire_at)] == [(2, at(3)), (4, at(5))]
     assert told == Tell(RaiseEvent(instance_id="other", message_id="e" * 32 + "/5", name="ping", at=at(0), input="6"))
+
+
+async def with_limits(context: OrchestrationContext) -> None:
+    context.call_activity("work", timeout=timedelta(minutes=2), schedule_to_start=3.5, heartbeat_timeout=10)
+    await context.wait_for_external_event("go")
+
+
+def test_a_call_carries_its_time_limits() -> None:
+    commit = started(with_limits).commits[0]
+    (activity,) = effects(commit)
+    assert isinstance(activity, CallActivity)
+    assert (activity.call.start_to_close, activity.call.heartbeat_timeout) == (120, 10)
+    assert activity.call.start_by == at(3.5)
+    (event,) = (event for event in commit.events if isinstance(event, TaskScheduled))
+    assert (event.start_to_close, event.schedule_to_start, event.heartbeat_timeout) == (120, 3.5, 10)
+
+
+def test_a_later_attempt_carries_what_the_first_one_left() -> None:
+    event = TaskScheduled(
+        timestamp=at(0), event_id=7, name="work", attempt=3, first_attempt=2, heartbeat_details='{"row":5}'
+    )
+    commit = msgspec.structs.replace(started(with_limits).commits[0], events=(event,))
+    (activity,) = effects(commit)
+    assert isinstance(activity, CallActivity)
+    call = activity.call
+    assert (call.attempt, call.first_attempt, call.heartbeat_details) == (3, 2, '{"row":5}')
+    assert (call.start_to_close, call.heartbeat_timeout, call.start_by) == (None, None, None)
 
 
 def test_a_timer_taken_back_is_cleared_where_it_was_set() -> None:

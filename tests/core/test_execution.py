@@ -321,6 +321,20 @@ def test_a_failed_activity_raises_where_it_is_awaited_with_its_own_details() -> 
     ]
 
 
+def test_a_failure_carries_the_progress_that_was_reported() -> None:
+    async def tries(context: OrchestrationContext) -> str | None:
+        try:
+            await context.call_activity("pay")
+        except TaskFailedError as error:
+            return error.heartbeat_details
+        return "not failed"
+
+    instance = started(tries)
+    failed = msgspec.structs.replace(instance.result(0, failure=DECLINED), heartbeat_details='{"row":5}')
+    instance.commit(failed)
+    assert instance.output == '{"row":5}'
+
+
 def test_an_uncaught_failure_keeps_the_original_details_inside() -> None:
     async def pays(context: OrchestrationContext) -> None:
         try:

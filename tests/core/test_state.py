@@ -254,6 +254,13 @@ def test_a_failure_is_a_failure() -> None:
     assert judged(running(), message) is TaskFailed
 
 
+def test_a_failure_brings_the_progress_with_it() -> None:
+    message = msgspec.structs.replace(task(0), failure=DECLINED, heartbeat_details="5")
+    event = running().loaded().state.judge(message)
+    assert isinstance(event, TaskFailed)
+    assert event.heartbeat_details == "5"
+
+
 def test_a_used_id_starts_its_numbers_where_the_last_execution_ended() -> None:
     instance = Instance(program, head=41)
     state = InstanceState(instance.record)

@@ -329,6 +329,8 @@ BAD_CALLS = {
         "StartExecution is no activity call",
     ),
     "slash in id": (pack(called(instanceId="a/b")), "instance id 'a/b' is not allowed"),
+    "progress is no JSON": (pack(called(heartbeatDetails="{")), "the input of activity 'echo' for a is not JSON"),
+    "time without zone": (pack(called(startBy="2026-01-01T00:00:00")), "has a time without a time zone"),
     "input is no JSON": (pack(called(input="{")), "the input of activity 'echo' for a is not JSON"),
 }
 CASES = [

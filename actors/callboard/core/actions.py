@@ -30,9 +30,27 @@ class ScheduleTask(_Action, frozen=True, kw_only=True):
     name: str
     input: Payload | None
     queue: str
+    attempt: int = 1
+    first_attempt: int | None = None
+    heartbeat_details: Payload | None = None
+    start_to_close: float | None = None
+    schedule_to_start: float | None = None
+    heartbeat_timeout: float | None = None
 
     def to_event(self, at: datetime) -> TaskScheduled:
-        return TaskScheduled(timestamp=at, event_id=self.id, name=self.name, input=self.input, queue=self.queue)
+        return TaskScheduled(
+            timestamp=at,
+            event_id=self.id,
+            name=self.name,
+            input=self.input,
+            queue=self.queue,
+            attempt=self.attempt,
+            first_attempt=self.first_attempt,
+            heartbeat_details=self.heartbeat_details,
+            start_to_close=self.start_to_close,
+            schedule_to_start=self.schedule_to_start,
+            heartbeat_timeout=self.heartbeat_timeout,
+        )
 
     def matches(self, event: ActionEvent) -> bool:
         return isinstance(event, TaskScheduled) and event.name == self.name

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, Protocol, TypeVar, overload
 
 from callboard.core.loop import DeterministicFuture, DeterministicLoop
+from callboard.core.timeouts import Duration, Timeouts
 
 T = TypeVar("T")
 
@@ -52,7 +53,9 @@ class ContextHost(Protocol):
     now: datetime
     replaying: bool
 
-    def schedule_activity(self, activity: object, value: object, queue: str | None) -> DurableTask[Any]: ...
+    def schedule_activity(
+        self, activity: object, value: object, queue: str | None, timeouts: Timeouts
+    ) -> DurableTask[Any]: ...
 
     def start_child(
         self,
@@ -125,29 +128,70 @@ class OrchestrationContext:
 
     @overload
     def call_activity(
-        self, activity: Callable[..., Coroutine[Any, Any, T]], input: object = None, *, queue: str | None = None
+        self,
+        activity: Callable[..., Coroutine[Any, Any, T]],
+        input: object = None,
+        *,
+        queue: str | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
     ) -> DurableTask[T]: ...
 
     @overload
     def call_activity(
-        self, activity: Callable[..., T], input: object = None, *, queue: str | None = None
+        self,
+        activity: Callable[..., T],
+        input: object = None,
+        *,
+        queue: str | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
     ) -> DurableTask[T]: ...
 
     @overload
-    def call_activity(self, activity: str, input: object = None, *, queue: str | None = None) -> DurableTask[Any]: ...
+    def call_activity(
+        self,
+        activity: str,
+        input: object = None,
+        *,
+        queue: str | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
+    ) -> DurableTask[Any]: ...
 
-    def call_activity(self, activity: object, input: object = None, *, queue: str | None = None) -> DurableTask[Any]:
+    def call_activity(
+        self,
+        activity: object,
+        input: object = None,
+        *,
+        queue: str | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
+    ) -> DurableTask[Any]:
         """Schedules an activity, at once, and returns its task.
+
+        Time limits are timedeltas, or seconds; where one is not given, the activity's own counts, if it is registered here.
 
         Args:
             activity: The function (its result is typed then), or the name it is registered under, here or in another worker.
             input: One value for its one parameter, or a mapping by name if it has several.
             queue: The activity queue, where it is not the one it is registered with.
+            timeout: How long a run may take (start-to-close).
+            schedule_to_start: How long it may wait until a worker begins it.
+            heartbeat_timeout: How long a run may be silent between heartbeats.
+
+        Raises:
+            ValueError: a time limit of nothing, or of more than 100 years.
 
         Raises (where the task is awaited):
-            TaskFailedError: the activity raised; ``error.failure`` has the details.
+            TaskFailedError: the activity raised, or was over a time limit; ``error.failure`` has the details.
         """
-        return self._host.schedule_activity(activity, input, queue)
+        timeouts = Timeouts.of(timeout, schedule_to_start, heartbeat_timeout)
+        return self._host.schedule_activity(activity, input, queue, timeouts)
 
     @overload
     def call_sub_orchestration(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TypeAlias
 
 import msgspec
@@ -149,6 +150,14 @@ def _activity_call(commit: Commit, event: TaskScheduled) -> ActivityCall:
         queue=event.queue,
         input=event.input,
         trace_parent=event.trace_parent,
+        attempt=event.attempt,
+        first_attempt=event.first_attempt,
+        heartbeat_details=event.heartbeat_details,
+        start_to_close=event.start_to_close,
+        heartbeat_timeout=event.heartbeat_timeout,
+        start_by=None
+        if event.schedule_to_start is None
+        else event.timestamp + timedelta(seconds=event.schedule_to_start),
     )
 
 

@@ -107,6 +107,18 @@ class TaskScheduled(_Event, frozen=True, kw_only=True):
     input: Payload | None = None
     queue: str = "default"
     trace_parent: str | None = None
+    attempt: int = 1
+    """Which attempt of a retried call this is; each is a task of its own."""
+    first_attempt: int | None = None
+    """The task that was the first attempt, where this is a later one."""
+    heartbeat_details: Payload | None = None
+    """The progress that the attempt before this one had reported."""
+    start_to_close: float | None = None
+    """How long a run may take, in seconds."""
+    schedule_to_start: float | None = None
+    """How long the call may wait for a worker, in seconds."""
+    heartbeat_timeout: float | None = None
+    """How long a run may be silent between two heartbeats, in seconds."""
 
 
 class TaskCompleted(_Event, frozen=True, kw_only=True):
@@ -117,6 +129,8 @@ class TaskCompleted(_Event, frozen=True, kw_only=True):
 class TaskFailed(_Event, frozen=True, kw_only=True):
     task_scheduled_id: int
     failure: FailureDetails
+    heartbeat_details: Payload | None = None
+    """The progress that it had reported, for the next attempt."""
 
 
 class SubOrchestrationInstanceCreated(_Event, frozen=True, kw_only=True):

@@ -51,6 +51,7 @@ from callboard.core.events import (
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import check_instance_id, check_queue_name, child_instance_id, derived_execution_id
 from callboard.core.loop import DeterministicLoop
+from callboard.core.timeouts import NONE as NO_TIMEOUTS, Timeouts
 from callboard.errors import CallboardError, SubOrchestrationFailedError, TaskFailedError
 
 #: Durable Functions' namespace for ``new_guid`` (DTFx ``TaskOrchestrationContext``).
@@ -69,6 +70,7 @@ class CallTarget(msgspec.Struct, frozen=True):
     name: str
     queue: str = "default"
     result_type: Any = Any
+    timeouts: Timeouts = NO_TIMEOUTS
 
 
 class Orchestration(Protocol):
@@ -242,7 +244,10 @@ class Execution:
     def _on_failure(self, event: TaskFailed | SubOrchestrationInstanceFailed) -> None:
         call = self._open.pop(event.task_scheduled_id, None)
         if call is not None and not call.task.done():
-            call.task.set_exception(call.failed(call.target.name, event.task_scheduled_id, event.failure))
+            error = call.failed(call.target.name, event.task_scheduled_id, event.failure)
+            if isinstance(event, TaskFailed):
+                error.heartbeat_details = event.heartbeat_details
+            call.task.set_exception(error)
 
     def _on_timer(self, event: TimerFired) -> None:
         task = self._timers.pop(event.timer_id, None)
@@ -280,12 +285,25 @@ class Execution:
         if self._live and self._outcome is None:
             self._actions.append(action)
 
-    def schedule_activity(self, activity: object, value: object, queue: str | None) -> DurableTask[Any]:
+    def schedule_activity(
+        self, activity: object, value: object, queue: str | None, timeouts: Timeouts
+    ) -> DurableTask[Any]:
         target = self._targets.activity(activity)
         payload = payloads.encode(value, f"The input of activity {target.name!r}")
         queue = check_queue_name(queue or target.queue)
+        timeouts = timeouts.over(target.timeouts)
         task_id = next(self._ids)
-        self._ask(ScheduleTask(id=task_id, name=target.name, input=payload, queue=queue))
+        self._ask(
+            ScheduleTask(
+                id=task_id,
+                name=target.name,
+                input=payload,
+                queue=queue,
+                start_to_close=timeouts.start_to_close,
+                schedule_to_start=timeouts.schedule_to_start,
+                heartbeat_timeout=timeouts.heartbeat,
+            )
+        )
         return self._opened(task_id, target, TaskFailedError)
 
     def start_child(

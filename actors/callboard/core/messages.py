@@ -40,6 +40,8 @@ class TaskResult(_ToInstance, frozen=True, kw_only=True):
     at: datetime
     result: Payload | None = None
     failure: FailureDetails | None = None
+    heartbeat_details: Payload | None = None
+    """The progress that a failed run had reported, for the next attempt."""
 
 
 class ChildResult(_ToInstance, frozen=True, kw_only=True):
@@ -144,6 +146,18 @@ class ActivityCall(_Message, frozen=True, kw_only=True):
     trace_parent: str | None = None
     resent: bool = False
     """Sent again by a sweep: look for a claim before running it."""
+    attempt: int = 1
+    """Which attempt of a retried call this is; each is a task of its own."""
+    first_attempt: int | None = None
+    """The task that was the first attempt, where this is a later one."""
+    heartbeat_details: Payload | None = None
+    """The progress that an earlier run or attempt had reported."""
+    start_to_close: float | None = None
+    """How long a run may take, in seconds; None: what the activity is registered with."""
+    heartbeat_timeout: float | None = None
+    """How long a run may be silent between two heartbeats, in seconds; None: what the activity is registered with."""
+    start_by: datetime | None = None
+    """When it is too late to begin."""
 
 
 class InstanceEnded(_Message, frozen=True, kw_only=True):

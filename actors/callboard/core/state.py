@@ -290,22 +290,30 @@ def _result_event(message: TaskResult | ChildResult | TimerDue, action: HistoryE
         case TimerDue(), TimerCreated():
             return TimerFired(timestamp=message.fire_at, timer_id=message.timer_id, fire_at=action.fire_at)
         case TaskResult(), TaskScheduled():
-            return _ended(message, TaskCompleted, TaskFailed)
+            return _task_ended(message)
         case ChildResult(), SubOrchestrationInstanceCreated():
-            return _ended(message, SubOrchestrationInstanceCompleted, SubOrchestrationInstanceFailed)
+            return _child_ended(message)
         case _:
             return Verdict.UNKNOWN
 
 
-def _ended(
-    message: TaskResult | ChildResult,
-    completed: type[TaskCompleted | SubOrchestrationInstanceCompleted],
-    failed: type[TaskFailed | SubOrchestrationInstanceFailed],
-) -> InputEvent:
-    task_id = message.task_scheduled_id
-    if message.failure is not None:
-        return failed(timestamp=message.at, task_scheduled_id=task_id, failure=message.failure)
-    return completed(timestamp=message.at, task_scheduled_id=task_id, result=message.result)
+def _task_ended(message: TaskResult) -> TaskCompleted | TaskFailed:
+    at, task_id = message.at, message.task_scheduled_id
+    if message.failure is None:
+        return TaskCompleted(timestamp=at, task_scheduled_id=task_id, result=message.result)
+    return TaskFailed(
+        timestamp=at,
+        task_scheduled_id=task_id,
+        failure=message.failure,
+        heartbeat_details=message.heartbeat_details,
+    )
+
+
+def _child_ended(message: ChildResult) -> SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed:
+    at, task_id = message.at, message.task_scheduled_id
+    if message.failure is None:
+        return SubOrchestrationInstanceCompleted(timestamp=at, task_scheduled_id=task_id, result=message.result)
+    return SubOrchestrationInstanceFailed(timestamp=at, task_scheduled_id=task_id, failure=message.failure)
 
 
 def terminated_failure(name: str, reason: Payload | None) -> FailureDetails:
