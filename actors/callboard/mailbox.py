@@ -6,7 +6,7 @@ from collections import deque
 from typing import Protocol
 
 from callboard.core.messages import InstanceMessage
-from callboard.core.turn import Activation
+from callboard.core.turn import Decider
 from callboard.ports import Delivery
 
 
@@ -73,7 +73,7 @@ class Actor:
         self.instance_id = instance_id
         self.partition = partition
         self.letters: deque[Letter] = deque()
-        self.activation: Activation | None = None
+        self.activation: Decider | None = None
         self.busy = False
         """A load, a turn or a commit is under way: letters wait."""
         self.lost = False

@@ -21,7 +21,7 @@ from callboard.bodies import estimated_size, failure_size, load_instances, store
 from callboard.core.execution import Orchestration
 from callboard.core.instances import Commit, InstanceRecord
 from callboard.core.messages import InstanceMessage, Resume, StartExecution, Terminate, Wake
-from callboard.core.turn import Turn
+from callboard.core.turn import Activation, Decider, Turn
 from callboard.mailbox import Actor, Letter
 from callboard.ports import AppendOutcome, Host, LoadedInstance, Store
 from callboard.registry import Registry
@@ -68,7 +68,7 @@ class TurnLoop:
         self._committed = committed
         self._behind = behind
         self._memory = memory
-        self._thread = thread or TurnThread(host, registry)
+        self._thread = thread or TurnThread(host)
         self._actors: dict[str, Actor] = {}
         self._ready: OrderedDict[str, Actor] = OrderedDict()
         self._loaded: list[tuple[Actor, LoadedInstance]] = []
@@ -176,9 +176,14 @@ class TurnLoop:
         letters = _take(actor)
         if not letters:  # dropped meanwhile
             self._free(actor)
-        orchestration = self._code_for(loaded.record, letters) if loaded else None
+        make = self._maker(loaded, letters) if loaded else None
         messages = [letter.message for letter in letters]
-        return actor, letters, TurnJob(actor.instance_id, messages, actor.activation, loaded, orchestration)
+        return actor, letters, TurnJob(actor.instance_id, messages, actor.activation, make)
+
+    def _maker(self, loaded: LoadedInstance, letters: Sequence[Letter]) -> Callable[[], Decider]:
+        """How to make the instance's activation, in the turns' thread: it may replay."""
+        orchestration = self._code_for(loaded.record, letters)
+        return lambda: Activation(loaded.record, loaded.commits, orchestration, self._registry)
 
     def _code_for(self, record: InstanceRecord, letters: Sequence[Letter]) -> Orchestration | None:
         if record.instance_id in self._just_hung:  # it parks first, even if what it hung in was an attempt to resume it

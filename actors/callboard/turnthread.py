@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
 
 from callboard.core.events import Payload
-from callboard.core.execution import CallTargets, Orchestration, TurnInterrupted
+from callboard.core.execution import TurnInterrupted
 from callboard.core.messages import InstanceMessage
-from callboard.core.turn import Activation, Turn
-from callboard.ports import Host, LoadedInstance
+from callboard.core.turn import Decider, Turn
+from callboard.ports import Host
 
 log = logging.getLogger("callboard")
 
@@ -31,26 +31,26 @@ GRACE = 2.0
 LOOK = 0.25
 #: How late the watchdog must come to its look to know that the whole process stood still, in seconds.
 STANDSTILL = 1.0
+#: How long a turn that could be several turns goes on, in seconds.
+SLICE = 0.2
 
 
 class TurnJob:
-    """One turn to run: an activation, or what to make it from."""
+    """One turn to run: an activation, or how to make it, which may take a replay."""
 
-    __slots__ = ("activation", "error", "instance_id", "loaded", "messages", "orchestration", "turn")
+    __slots__ = ("activation", "error", "instance_id", "make", "messages", "turn")
 
     def __init__(
         self,
         instance_id: str,
         messages: Sequence[InstanceMessage],
-        activation: Activation | None,
-        loaded: LoadedInstance | None,
-        orchestration: Orchestration | None,
+        activation: Decider | None,
+        make: Callable[[], Decider] | None = None,
     ) -> None:
         self.instance_id = instance_id
         self.messages = messages
         self.activation = activation
-        self.loaded = loaded
-        self.orchestration = orchestration
+        self.make = make
         self.turn: Turn | None = None
         self.error: BaseException | None = None
 
@@ -77,7 +77,7 @@ class Hung(msgspec.Struct, frozen=True):
 class _Closing:
     """An activation that is thrown away: closing runs the user's ``finally`` blocks, so it is watched like a turn."""
 
-    def __init__(self, activation: Activation) -> None:
+    def __init__(self, activation: Decider) -> None:
         self.activation = activation
         self.instance_id = activation.state.instance_id
 
@@ -89,20 +89,33 @@ class _Batch:
     reaches the step that it is meant for, or none.
     """
 
-    def __init__(self, closing: Sequence[Activation], jobs: Sequence[TurnJob], now: datetime) -> None:
+    def __init__(
+        self, closing: Sequence[Decider], jobs: Sequence[TurnJob], now: datetime, monotonic: Callable[[], float]
+    ) -> None:
         self.steps: list[_Closing | TurnJob] = [*map(_Closing, closing), *jobs]
         self.closing = closing
         self.now = now
         self.position = 0
+        self.began = 0.0
         self.since: float | None = None
         self.struck = -1
         self.excused = -1
         self.abandoned = False
         self.lock = threading.Lock()
+        self._monotonic = monotonic
 
-    def enter(self, position: int, now: float) -> None:
+    def enter(self, position: int) -> None:
+        now = self._monotonic()
         with self.lock:
-            self.position, self.since = position, now
+            self.position, self.began, self.since = position, now, now
+
+    def pace(self) -> bool:
+        """Between two parts of a step: each has the whole time that a step may take, all of them together a slice."""
+        self.leave()
+        now = self._monotonic()
+        with self.lock:
+            self.since, self.struck = now, -1
+        return now - self.began >= SLICE
 
     def excuse(self, now: float) -> None:
         """Begins the time of the present step anew, once."""
@@ -124,15 +137,14 @@ class _Batch:
 class TurnThread:
     """Runs batches of turns, one batch at a time."""
 
-    def __init__(self, host: Host, targets: CallTargets, *, limit: float = TURN_LIMIT) -> None:
+    def __init__(self, host: Host, *, limit: float = TURN_LIMIT) -> None:
         self._host = host
-        self._targets = targets
         self._limit = limit
         self._thread = host.worker_thread("callboard-turns")
-        self._to_close: list[Activation] = []
+        self._to_close: list[Decider] = []
         self._under_way: tuple[_Batch, asyncio.Future[None]] | None = None
 
-    def discard(self, activation: Activation) -> None:
+    def discard(self, activation: Decider) -> None:
         """Has an activation closed in the thread: closing runs the user's ``finally`` blocks."""
         self._to_close.append(activation)
 
@@ -140,7 +152,7 @@ class TurnThread:
         """Runs the turns; each job holds its turn or its error afterwards. Returns where it hung, if it did."""
         await self._watch()  # a batch whose caller was cancelled: it still needs watching
         closing, self._to_close = self._to_close, []
-        batch = _Batch(closing, jobs, now)
+        batch = _Batch(closing, jobs, now, self._host.monotonic)
         finished = asyncio.ensure_future(self._thread.run(lambda: self._work(batch)))  # noqa: TID251 - it is a future already
         self._under_way = batch, finished
         return await self._watch()
@@ -167,8 +179,8 @@ class TurnThread:
     def _work(self, batch: _Batch) -> None:
         for position, step in enumerate(batch.steps):
             try:
-                batch.enter(position, self._host.monotonic())
-                self._step(step, batch.now)
+                batch.enter(position)
+                self._step(step, batch)
                 batch.leave()
             except TurnInterrupted:  # it came when the step was over
                 batch.leave()
@@ -177,20 +189,20 @@ class TurnThread:
                     step.activation.close()
                 return
 
-    def _step(self, step: _Closing | TurnJob, now: datetime) -> None:
+    def _step(self, step: _Closing | TurnJob, batch: _Batch) -> None:
         if isinstance(step, _Closing):
             step.activation.close()
             return
         try:
-            step.turn = self._turn(step, now)
+            step.turn = self._turn(step, batch)
         except (Exception, TurnInterrupted) as error:  # noqa: BLE001 - the turn loop decides what it means for the instance
             step.error = error
 
-    def _turn(self, job: TurnJob, now: datetime) -> Turn:
+    def _turn(self, job: TurnJob, batch: _Batch) -> Turn:
         if job.activation is None:
-            assert job.loaded is not None
-            job.activation = Activation(job.loaded.record, job.loaded.commits, job.orchestration, self._targets)
-        return job.activation.turn(job.messages, now=now, token=self._host.token())
+            assert job.make is not None
+            job.activation = job.make()
+        return job.activation.turn(job.messages, now=batch.now, token=self._host.token(), pace=batch.pace)
 
     def _look(self, batch: _Batch) -> Hung | None:
         with batch.lock:

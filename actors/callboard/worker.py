@@ -118,7 +118,7 @@ class Worker:
             self._on_committed,
             self._on_behind,
             memory=options.memory,
-            thread=TurnThread(host, self._app.registry, limit=options.turn_limit),
+            thread=TurnThread(host, limit=options.turn_limit),
         )
         self.watchers = Watchers(hub.store, host, self.packer, self.turns.runs)
         self.timers = Timers(hub.store, host, self._post)

@@ -14,6 +14,7 @@ from callboard import App, OrchestrationContext
 from callboard.consumers import PartitionConsumers
 from callboard.core.instances import InstanceRecord
 from callboard.core.messages import StartExecution, TimerDue
+from callboard.core.turn import Activation
 from callboard.errors import BrokerUnavailableError, UnroutableError
 from callboard.host import SystemHost
 from callboard.mailbox import Letter
@@ -23,7 +24,6 @@ from callboard.ports import (
     Destination,
     HubView,
     Lease,
-    LoadedInstance,
     Store,
     Subscription,
     TimerRow,
@@ -61,8 +61,8 @@ async def test_a_turn_is_not_blamed_for_a_process_that_was_stopped() -> None:
     )
     definition = app.registry.orchestrations["busy"]
     message = StartExecution(instance_id="1", execution_id="e")
-    job = TurnJob("1", [message], None, LoadedInstance(record=record, commits=()), definition)
-    thread = TurnThread(host, app.registry, limit=2.0)
+    job = TurnJob("1", [message], None, lambda: Activation(record, (), definition, app.registry))
+    thread = TurnThread(host, limit=2.0)
     assert await thread.run([job], now) is None
     assert job.turn is not None
     assert job.turn.commit is not None

@@ -388,7 +388,7 @@ class FakeActivation:
     def __init__(self) -> None:
         self.turns = 0
 
-    def turn(self, messages: object, *, now: object, token: object) -> object:
+    def turn(self, messages: object, *, now: object, token: object, pace: object) -> object:
         self.turns += 1
         return self
 
@@ -396,10 +396,10 @@ class FakeActivation:
 @pytest.mark.parametrize("strike_at", [0, 1, 2, 3])
 def test_an_interrupt_that_comes_late_does_not_reach_the_next_turn(strike_at: int) -> None:
     host = SystemHost()
-    thread = TurnThread(host, App("stage").registry)
+    thread = TurnThread(host)
     activations = [FakeActivation() for _ in range(2)]
-    jobs = [TurnJob(str(number), (), cast("Any", each), None, None) for number, each in enumerate(activations)]
-    batch = _Batch((), jobs, datetime.now(UTC))
+    jobs = [TurnJob(str(number), (), cast("Any", each)) for number, each in enumerate(activations)]
+    batch = _Batch((), jobs, datetime.now(UTC), host.monotonic)
     uses = [0]
 
     class Lock:

@@ -8,9 +8,9 @@ throw it away, load again, judge again.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -58,6 +58,51 @@ class Turn(msgspec.Struct, frozen=True):
     duplicates: int
 
 
+class Known(Protocol):
+    """What the runtime asks of an instance's state."""
+
+    @property
+    def instance_id(self) -> str: ...
+
+    @property
+    def execution_id(self) -> str: ...
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def terminal(self) -> bool: ...
+
+
+#: Asked between the parts of a turn that could be several turns: whether this one should end here.
+Pace: TypeAlias = Callable[[], bool]
+
+
+def unhurried() -> bool:
+    """The pace of one who has time."""
+    return False
+
+
+class Decider(Protocol):
+    """An instance in memory, and what decides its turns."""
+
+    @property
+    def state(self) -> Known: ...
+
+    @property
+    def hot(self) -> bool:
+        """Whether the next turn goes on where this one stopped. If not, throw it away and load again."""
+        ...
+
+    def turn(self, messages: Sequence[InstanceMessage], *, now: datetime, token: str, pace: Pace = ...) -> Turn:
+        """Takes messages in the order given. ``now`` is whole milliseconds; ``token`` is random."""
+        ...
+
+    def close(self) -> None:
+        """Throws it away without running the user's code in a live context."""
+        ...
+
+
 class Decision(msgspec.Struct):
     """What a turn adds to the accepted inputs."""
 
@@ -69,7 +114,7 @@ class Decision(msgspec.Struct):
 
 
 class Activation:
-    """An instance in memory: its state, and its code while that can run."""
+    """An orchestration in memory: its state, and its code while that can run. One kind of `Decider`."""
 
     def __init__(
         self,
@@ -87,7 +132,7 @@ class Activation:
         self._unfed: list[InputEvent] = []
         self._new_actions: tuple[Action, ...] = ()
 
-    def turn(self, messages: Sequence[InstanceMessage], *, now: datetime, token: str) -> Turn:
+    def turn(self, messages: Sequence[InstanceMessage], *, now: datetime, token: str, pace: Pace = unhurried) -> Turn:
         """Takes messages in the order given. ``now`` is whole milliseconds; ``token`` is random."""
         state = self.state
         now = max(now, state.at or now)
@@ -113,7 +158,6 @@ class Activation:
 
     @property
     def hot(self) -> bool:
-        """Whether the next turn goes on where this one stopped. If not, throw the activation away and load again."""
         return self._execution is not None or self._commits is not None
 
     def close(self) -> None:
