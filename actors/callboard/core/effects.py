@@ -31,6 +31,7 @@ from callboard.core.messages import (
     Terminate,
 )
 from callboard.core.state import terminated_failure
+from callboard.core.tracing import action_context
 
 
 class CallActivity(msgspec.Struct, frozen=True):
@@ -149,7 +150,7 @@ def _activity_call(commit: Commit, event: TaskScheduled) -> ActivityCall:
         name=event.name,
         queue=event.queue,
         input=event.input,
-        trace_parent=event.trace_parent,
+        trace=action_context(commit.trace, commit.execution_id, event.event_id),
         attempt=event.attempt,
         first_attempt=event.first_attempt,
         heartbeat_details=event.heartbeat_details,
@@ -177,6 +178,7 @@ def _child_record(commit: Commit, event: SubOrchestrationInstanceCreated, partit
             execution_id=commit.execution_id,
             task_scheduled_id=event.event_id,
         ),
+        trace=action_context(commit.trace, commit.execution_id, event.event_id),
     )
 
 
@@ -187,6 +189,7 @@ def _event(commit: Commit, event: EventSent) -> RaiseEvent:
         name=event.name,
         at=event.timestamp,
         input=event.input,
+        trace=action_context(commit.trace, commit.execution_id, event.event_id),
     )
 
 

@@ -30,6 +30,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from callboard.core.failure import FailureDetails
+from callboard.core.tracing import TraceContext
 
 #: An encoded value: JSON text.
 Payload: TypeAlias = str
@@ -64,7 +65,8 @@ class ExecutionStarted(_Event, frozen=True, kw_only=True):
     version: str | None = None
     tags: dict[str, str] | None = None
     scheduled_start_time: datetime | None = None
-    trace_parent: str | None = None
+    trace: TraceContext | None = None
+    """What led to it: the span that the execution's own hangs under."""
     generation: int = 0
     seen: tuple[SeenMessage, ...] = ()
     """Message ids that earlier executions consumed within the retention window, so that a late duplicate is still known."""
@@ -106,7 +108,6 @@ class TaskScheduled(_Event, frozen=True, kw_only=True):
     name: str
     input: Payload | None = None
     queue: str = "default"
-    trace_parent: str | None = None
     attempt: int = 1
     """Which attempt of a retried call this is; each is a task of its own."""
     first_attempt: int | None = None
@@ -175,6 +176,8 @@ class EventRaised(_Event, frozen=True, kw_only=True):
     message_id: str
     name: str
     input: Payload | None = None
+    trace: TraceContext | None = None
+    """Where it was raised."""
 
 
 class ContinuedAsNew(_Event, frozen=True, kw_only=True):

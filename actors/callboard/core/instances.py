@@ -18,6 +18,7 @@ from callboard.core.events import (
     RuntimeStatus,
 )
 from callboard.core.failure import FailureDetails
+from callboard.core.tracing import TraceContext
 from callboard.errors import InvalidInstanceIdError, InvalidPayloadError
 
 #: Longest instance id, in characters (Durable Functions' limit).
@@ -118,6 +119,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     body: str | None = None
     """Key of the payload that holds ``events``, where they were too large to be stored here."""
     parked: Parked | None = None
+    trace: TraceContext | None = None
+    """The execution's own span, under which all hangs that this commit brings about."""
 
     @property
     def terminal(self) -> bool:
@@ -164,7 +167,8 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
     completed_time: datetime | None = None
     scheduled_start_time: datetime | None = None
     parent: ParentInstance | None = None
-    trace_parent: str | None = None
+    trace: TraceContext | None = None
+    """What led to it: the span that its own hangs under."""
     generation: int = 0
     head: int = -1
     """Number of the last commit that this record reflects; kept when the instance id is used again."""

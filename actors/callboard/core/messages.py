@@ -9,6 +9,7 @@ import msgspec
 
 from callboard.core.events import Payload
 from callboard.core.failure import FailureDetails
+from callboard.core.tracing import TraceContext
 
 #: Version of the wire format, in each pack; a receiver refuses versions it does not know.
 WIRE_VERSION = 1
@@ -75,6 +76,7 @@ class RaiseEvent(_ToInstance, frozen=True, kw_only=True):
     name: str
     at: datetime
     input: Payload | None = None
+    trace: TraceContext | None = None
 
 
 class Terminate(_ToInstance, frozen=True, kw_only=True):
@@ -143,7 +145,8 @@ class ActivityCall(_Message, frozen=True, kw_only=True):
     name: str
     queue: str = "default"
     input: Payload | None = None
-    trace_parent: str | None = None
+    trace: TraceContext | None = None
+    """The span of the call, which its runs hang under."""
     resent: bool = False
     """Sent again by a sweep: look for a claim before running it."""
     attempt: int = 1

@@ -56,6 +56,7 @@ from callboard.core.messages import (
     Wake,
     Watch,
 )
+from callboard.core.tracing import TraceContext, checked, execution_context
 
 #: Most message ids that are remembered across ``continue_as_new``: the latest ones.
 MOST_SEEN = 10_000
@@ -100,6 +101,13 @@ class InstanceState:
         """Actions of this execution whose end has not come: tasks, children and timers by number."""
         self.highest = -1
         """The highest action number of this execution."""
+        self.trace: TraceContext | None = None
+        """What led to this execution."""
+        self.span: TraceContext | None = None
+        """The execution's own span."""
+        self.started: datetime | None = None
+        self.closed: dict[int, HistoryEvent] = {}
+        """Actions whose end the present turn has brought, while the execution is traced."""
         self.at: datetime | None = None
         """Time of the last commit: the orchestration's clock never runs behind it."""
 
@@ -109,6 +117,7 @@ class InstanceState:
         state = cls(record)
         for commit in commits:
             state.apply(commit)
+            state.closed.clear()
         return state
 
     @property
@@ -155,9 +164,9 @@ class InstanceState:
             case (
                 TaskCompleted() | TaskFailed() | SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed()
             ):
-                self.open.pop(event.task_scheduled_id, None)
+                self._close(event.task_scheduled_id)
             case TimerFired():
-                self.open.pop(event.timer_id, None)
+                self._close(event.timer_id)
             case EventRaised() | ExecutionTerminated() | ExecutionSuspended() | ExecutionResumed():
                 self.seen[event.message_id] = at
             case ExecutionStarted():
@@ -166,6 +175,11 @@ class InstanceState:
             self.suspended = True
         elif isinstance(event, ExecutionResumed):
             self.suspended = False
+
+    def _close(self, number: int) -> None:
+        action = self.open.pop(number, None)
+        if self.span is not None and action is not None:
+            self.closed[number] = action
 
     def recently_seen(self, since: datetime) -> tuple[SeenMessage, ...]:
         """Consumed message ids that must be remembered by the next execution."""
@@ -181,6 +195,7 @@ class InstanceState:
         if self.begins_suspended:  # first of all, so that the code does not begin before it is resumed
             events.insert(0, ExecutionSuspended(timestamp=now, message_id=f"{started.execution_id}/suspended"))
         self._begin(started.execution_id, self.n + 1)
+        self._follow(started)
         self.generation, self.parent, self.name = started.generation, started.parent, started.name
         self.version, self.tags = started.version, started.tags
         return events
@@ -192,6 +207,11 @@ class InstanceState:
         self.execution_id, self.first = execution_id, first
         self.start, self.carried, self.begins_suspended = None, (), False
         self.open, self.highest = {}, -1
+
+    def _follow(self, started: ExecutionStarted) -> None:
+        """Takes up the trace that led to this execution."""
+        self.trace, self.started = started.trace, started.timestamp
+        self.span = execution_context(started.trace, started.execution_id)
 
     def _record(self, event: HistoryEvent, at: datetime) -> None:
         match event:
@@ -206,6 +226,7 @@ class InstanceState:
             case ExecutionStarted():
                 self.name, self.parent, self.version, self.tags = event.name, event.parent, event.version, event.tags
                 self.generation = event.generation
+                self._follow(event)
                 self.seen.update((seen.message_id, seen.at) for seen in event.seen)
             case ExecutionCompleted() | ExecutionParked():
                 pass
@@ -246,7 +267,11 @@ class InstanceState:
         match message:
             case RaiseEvent():
                 return EventRaised(
-                    timestamp=message.at, message_id=message.message_id, name=message.name, input=message.input
+                    timestamp=message.at,
+                    message_id=message.message_id,
+                    name=message.name,
+                    input=message.input,
+                    trace=checked(message.trace),
                 )
             case Terminate():
                 current = self.start.execution_id if self.start else self.execution_id
@@ -279,7 +304,7 @@ def _start_of(record: InstanceRecord) -> ExecutionStarted | None:
         version=record.version,
         tags=record.tags,
         scheduled_start_time=record.scheduled_start_time,
-        trace_parent=record.trace_parent,
+        trace=checked(record.trace),
         generation=record.generation,
     )
 

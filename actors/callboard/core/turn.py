@@ -135,6 +135,7 @@ class Activation:
     def turn(self, messages: Sequence[InstanceMessage], *, now: datetime, token: str, pace: Pace = unhurried) -> Turn:
         """Takes messages in the order given. ``now`` is whole milliseconds; ``token`` is random."""
         state = self.state
+        state.closed.clear()
         now = max(now, state.at or now)
         inputs: list[InputEvent] = []
         unknown: list[InstanceMessage] = []
@@ -192,6 +193,7 @@ class Activation:
             timers_cancelled=decision.timers_cancelled,
             parked=decision.parked,
             generation=state.generation,
+            trace=state.span,
         )
         state.apply(commit)
         self._commits = None if commit.continued is None else ()  # the next execution's are none so far
@@ -294,6 +296,7 @@ class Activation:
                 parent=state.parent,
                 version=state.version,
                 tags=state.tags,
+                trace=state.trace,
                 generation=state.generation + 1,
                 seen=state.recently_seen(now - DEDUPE_RETENTION),
             ),

@@ -28,6 +28,7 @@ from callboard.core.events import (
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, CommitKey, InstanceRecord, Parked, Projection
 from callboard.core.messages import ActivityCall
+from callboard.core.tracing import TraceContext
 from callboard.ports import AppendOutcome, Claim, CreateOutcome, Store, TimerRow, WorkerInfo
 
 #: The tests' time: whole milliseconds, like all times of the runtime, and a while ago.
@@ -73,10 +74,16 @@ def full_record(instance_id: str) -> InstanceRecord:
         completed_time=START + seconds(2.001),
         scheduled_start_time=START + seconds(0.5),
         parent=ParentInstance(instance_id="p", execution_id="pe", task_scheduled_id=3),
-        trace_parent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+        trace=trace(),
         generation=2,
         head=-1,
         parked=Parked(reason="gone", at=START),
+    )
+
+
+def trace() -> TraceContext:
+    return TraceContext(
+        traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01", tracestate="$a=b.c", baggage="$where=%C3%A9,a.b=1"
     )
 
 
@@ -123,10 +130,12 @@ def continued(instance_id: str, n: int, execution: str, following: str, **fields
 def rich_commit(instance_id: str, n: int) -> Commit:
     """A commit in which every field has a value, with events of many shapes."""
     events: tuple[HistoryEvent, ...] = (
-        ExecutionStarted(timestamp=START, name="hello", execution_id="e", input='"é\\u0000"', tags={"$a": "b.c"}),
+        ExecutionStarted(
+            timestamp=START, name="hello", execution_id="e", input='"é\\u0000"', tags={"$a": "b.c"}, trace=trace()
+        ),
         TaskCompleted(timestamp=START + seconds(0.001), task_scheduled_id=0, result="[1,2.5,null]"),
         TaskFailed(timestamp=START + seconds(0.999), task_scheduled_id=1, failure=failure()),
-        EventRaised(timestamp=START, message_id="m", name="go", input=None),
+        EventRaised(timestamp=START, message_id="m", name="go", input=None, trace=trace()),
         TimerCreated(timestamp=START, event_id=5, fire_at=START + seconds(1234.567)),
         TimerCreated(timestamp=START, event_id=6, fire_at=datetime(9999, 12, 31, tzinfo=UTC)),
     )
@@ -140,6 +149,7 @@ def rich_commit(instance_id: str, n: int) -> Commit:
         generation=3,
         body="where/it/is",
         parked=Parked(reason="gone", at=START + seconds(0.123)),
+        trace=trace(),
     )
 
 
@@ -186,6 +196,7 @@ def call(instance_id: str, task: int, execution: str = "e1") -> ActivityCall:
         name="$name",
         queue="slow",
         input='"$x"',
+        trace=trace(),
     )
 
 
