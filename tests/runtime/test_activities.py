@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from callboard import App, OrchestrationContext, activities
+from callboard import App, OrchestrationContext
+from callboard.activities import results, runner
 from callboard.core.events import TaskCompleted, TaskFailed
 from callboard.core.messages import ActivityCall
 from callboard.errors import BrokerUnavailableError, OrchestrationFailedError
@@ -49,7 +50,8 @@ class Work:
 
 
 def claims_soon(player: Player, *, after: float = 0.05, claim: float = 30.0) -> Player:
-    player.worker.activities._claim_after, player.worker.activities._claim = after, claim
+    claims = player.worker.activities.claims
+    claims.after, claims.ttl = after, claim
     return player
 
 
@@ -72,7 +74,7 @@ async def test_at_most_so_many_run_at_once() -> None:
 
 
 async def test_what_cannot_start_soon_is_given_back_to_whoever_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activities, "STARTS_WITHIN", 0.1)
+    monkeypatch.setattr(runner, "STARTS_WITHIN", 0.1)
     busy, free = Work(), Work()
     free.go.set()
     async with Stage() as stage:
@@ -229,7 +231,7 @@ async def test_a_call_that_ends_while_it_is_being_claimed_leaves_no_claim() -> N
 
 
 async def test_a_result_that_cannot_be_sent_is_kept_until_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activities, "FIRST_RETRY", 0.02)
+    monkeypatch.setattr(results, "FIRST_RETRY", 0.02)
     work = Work()
     work.go.set()
     async with Stage() as stage:
