@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, get_args, overload
 
+from callboard.core.versions import FailureStrategy, MatchStrategy, VersionRule
 from callboard.errors import ConfigurationError
-from callboard.registry import ActivityDefinition, OrchestrationDefinition, Registry, check_queue
+from callboard.registry import ActivityDefinition, OrchestrationDefinition, Registry, check_queue, check_version
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 #: Longest hub name, in characters (Durable Functions' limit).
 MAX_HUB_NAME = 45
@@ -24,20 +26,26 @@ class Blueprint:
     def orchestration(self, function: F, /) -> F: ...
 
     @overload
-    def orchestration(self, function: None = None, /, *, name: str | None = None) -> Callable[[F], F]: ...
+    def orchestration(
+        self, function: None = None, /, *, name: str | None = None, version: str | None = None
+    ) -> Callable[[F], F]: ...
 
-    def orchestration(self, function: F | None = None, /, *, name: str | None = None) -> F | Callable[[F], F]:
+    def orchestration(
+        self, function: F | None = None, /, *, name: str | None = None, version: str | None = None
+    ) -> F | Callable[[F], F]:
         """Registers an orchestrator: ``async def f(context, input)``, or a generator that yields durable tasks.
 
         Args:
-            name: The name it is started by; by default the function's own.
+            name: The name it is started by; by default the function's own. Several versions share one name.
+            version: The version that this code is for; it then runs instances of that version and no others.
 
         Raises:
-            RegistrationError: the name is taken or not allowed, or the signature cannot be bound.
+            RegistrationError: the name (with this version) is taken or not allowed, or the signature cannot be bound.
         """
 
         def register(function: F) -> F:
-            self.registry.add_orchestration(OrchestrationDefinition(name or function.__name__, function))
+            definition = OrchestrationDefinition(name or function.__name__, function, check_version(version))
+            self.registry.add_orchestration(definition)
             return function
 
         return register if function is None else register(function)
@@ -78,18 +86,37 @@ class App(Blueprint):
         hub: The hub's name: letters, digits, ``-`` and ``_``, starting with a letter, at most 45 characters.
         partitions: Into how many partitions a *new* hub is divided, hence the most workers that can share its orchestrations.
             Fixed for the hub's life; None takes what the hub has, or 32 for a new one.
+        default_version: The version of this code: instances that are started without one, children too, get it.
+        version_match_strategy: Which instances orchestrations that are registered without a version may run: ``none`` means all,
+            ``strict`` those of the default version, ``current_or_older`` those up to it. By default ``current_or_older`` where there is
+            a default version.
+        version_failure_strategy: What becomes of an instance that no live worker may run: with ``reject`` it waits for one, parked,
+            with ``fail`` it fails with a ``VersionMismatch``.
     """
 
-    def __init__(self, hub: str, *, partitions: int | None = None) -> None:
+    def __init__(
+        self,
+        hub: str,
+        *,
+        partitions: int | None = None,
+        default_version: str | None = None,
+        version_match_strategy: MatchStrategy | None = None,
+        version_failure_strategy: FailureStrategy = "reject",
+    ) -> None:
         super().__init__()
         self.hub = check_hub(hub)
         if partitions is not None and not 1 <= partitions <= 1024:
             raise ConfigurationError(f"partitions={partitions} is not possible: use 1 to 1024.")
         self.partitions = partitions
+        self.registry.versions = VersionRule(
+            default=check_version(default_version),
+            match=_one_of(MatchStrategy, version_match_strategy or ("current_or_older" if default_version else "none")),
+            failure=_one_of(FailureStrategy, version_failure_strategy),
+        )
 
     def include(self, blueprint: Blueprint) -> None:
         """Takes over all functions of a blueprint."""
-        for orchestration in blueprint.registry.orchestrations.values():
+        for orchestration in blueprint.registry.all_orchestrations():
             self.registry.add_orchestration(orchestration)
         for activity in blueprint.registry.activities.values():
             self.registry.add_activity(activity)
@@ -103,6 +130,13 @@ def check_hub(hub: str) -> str:
             f"{MAX_HUB_NAME} characters."
         )
     return hub
+
+
+def _one_of(allowed: Any, given: T) -> T:
+    """Returns the value unchanged if it is one of a Literal's; raises ConfigurationError otherwise."""
+    if given not in get_args(allowed):
+        raise ConfigurationError(f"{given!r} is none of {', '.join(map(repr, get_args(allowed)))}.")
+    return given
 
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")

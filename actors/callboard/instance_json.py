@@ -12,8 +12,8 @@ from callboard.core.folding import EventJson
 def instance_json(
     status: InstanceStatus, *, show_input: bool = True, history: list[EventJson] | None = None
 ) -> dict[str, Any]:
-    """An instance as ``GET /instances/{id}`` shows it."""
-    payload = {
+    """An instance as ``GET /instances/{id}`` shows it; what Durable Functions does not have is there only if it is so."""
+    payload: dict[str, Any] = {
         "name": status.name,
         "instanceId": status.instance_id,
         "runtimeStatus": status.runtime_status,
@@ -23,6 +23,11 @@ def instance_json(
         "createdTime": _seconds(status.created_time),
         "lastUpdatedTime": _seconds(status.last_updated_time),
     }
+    if status.version is not None:
+        payload["version"] = status.version
+    if (parked := status.parked) is not None:  # further lines say where the code was: see `folding`
+        reason = parked.reason.partition("\n")[0]
+        payload["parked"] = {"kind": parked.kind, "reason": reason, "since": _seconds(parked.at)}
     return payload if history is None else {**payload, "historyEvents": history}
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from callboard.core.instances import Commit, CommitKey, InstanceRecord, Projection
+from callboard.core.instances import Commit, CommitKey, InstanceRecord, ParkedKind, Projection
 from callboard.core.messages import ActivityCall
 
 T = TypeVar("T")
@@ -248,6 +248,15 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str]
 
 
+class ParkedInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance whose code cannot run, as those see it who look for somebody who could run it."""
+
+    instance_id: str
+    name: str
+    version: str | None
+    kind: ParkedKind
+
+
 class InstanceFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which instances; an empty filter means all."""
 
@@ -256,6 +265,8 @@ class InstanceFilter(msgspec.Struct, frozen=True, kw_only=True):
     id_prefix: str | None = None
     created_from: datetime | None = None
     created_to: datetime | None = None
+    parked: bool | None = None
+    """Those whose code cannot run, or (False) those whose code can."""
 
 
 class InstancePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -353,8 +364,8 @@ class Store(Protocol):
         """Pending records created up to ``before`` whose scheduled start (if any) has come, those due longest first."""
         ...
 
-    async def parked(self, partitions: Sequence[int], limit: int) -> list[str]:
-        """Ids of instances that are parked."""
+    async def parked(self, partitions: Sequence[int], limit: int, *, after: str | None = None) -> list[ParkedInstance]:
+        """Instances that are parked, in order of their ids (by code points), from the first behind ``after`` on."""
         ...
 
     async def history(self, instance_id: str) -> list[Commit]:

@@ -75,14 +75,14 @@ class _Late:
 
 
 def _projected(begun: Commit | None, latest: Commit) -> Projection:
-    """The latest commit's projection; if an earlier one began its execution, with that one's input."""
+    """The latest commit's projection; if an earlier one began its execution, with that one's input and version."""
     projected = projection(latest)
     if begun is None or projected.begins:
         return projected
     beginning = projection(begun)
     if beginning.next_execution_id != latest.execution_id:
         return projected
-    return msgspec.structs.replace(projected, begins=True, input=beginning.input)
+    return msgspec.structs.replace(projected, begins=True, input=beginning.input, version=beginning.version)
 
 
 def _nobody_waits(_result: None, _error: BaseException | None) -> None:

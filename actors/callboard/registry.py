@@ -7,12 +7,15 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from callboard.core import payloads
 from callboard.core.binding import Binding
 from callboard.core.context import OrchestrationContext
 from callboard.core.events import Payload
-from callboard.core.execution import CallTarget
+from callboard.core.execution import CallTarget, Unrunnable
 from callboard.core.instances import check_queue_name
+from callboard.core.versions import VersionRule, compare, newest
 from callboard.errors import (
     ActivityNotRegisteredError,
     InvalidPayloadError,
@@ -25,13 +28,14 @@ MAX_NAME = 100
 
 
 class OrchestrationDefinition:
-    """A registered orchestrator function."""
+    """A registered orchestrator function; ``version`` is the one that it is registered for, if any."""
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+    def __init__(self, name: str, function: Callable[..., Any], version: str | None = None) -> None:
         self.name = name
         self.function = function
+        self.version = version
         self._binding = Binding(function, f"orchestration {name!r}", skip=1)
-        self.target = CallTarget(name=name, result_type=self._binding.result_type)
+        self.target = CallTarget(name=name, result_type=self._binding.result_type, version=version)
 
     def invoke(self, context: OrchestrationContext, payload: Payload | None) -> Any:
         """Calls the function with its decoded input."""
@@ -62,16 +66,66 @@ class Registry:
     """All functions of an app; also resolves what orchestrations call (`callboard.core.execution.CallTargets`)."""
 
     def __init__(self) -> None:
+        self.versions = VersionRule()
         self.orchestrations: dict[str, OrchestrationDefinition] = {}
+        """What runs a new instance that is started by name: of several versions, the default one."""
         self.activities: dict[str, ActivityDefinition] = {}
+        self._versions: dict[str, dict[str | None, OrchestrationDefinition]] = {}
         self._names: dict[tuple[str, Callable[..., Any]], str] = {}
+        self._versions_of: dict[Callable[..., Any], list[str | None]] = {}
 
     def add_orchestration(self, definition: OrchestrationDefinition) -> None:
-        _add(self.orchestrations, definition, "orchestration")
+        versions = self._versions.setdefault(definition.name, {})
+        same = next((version for version in versions if compare(version, definition.version) == 0), definition.version)
+        _add(versions, same, definition, "orchestration")
         self._names["orchestration", definition.function] = definition.name
+        self._versions_of.setdefault(definition.function, []).append(definition.version)
+        self.orchestrations[definition.name] = self._default(versions)
+
+    def orchestration_versions(self, name: str) -> tuple[str | None, ...]:
+        """The versions that a name is registered for; None stands for code without one."""
+        return tuple(self._versions.get(name, ()))
+
+    def all_orchestrations(self) -> list[OrchestrationDefinition]:
+        """Every version of every orchestration, in order of registration."""
+        return [definition for versions in self._versions.values() for definition in versions.values()]
+
+    def code_for(self, name: str, version: str | None) -> OrchestrationDefinition | Unrunnable:
+        """The code that runs an instance of that name and version."""
+        versions = self._versions.get(name)
+        if versions is None:
+            return Unrunnable(
+                f"No worker that is alive knows the orchestration {name!r}. Deploy one that registers it; the instance then goes on by "
+                "itself."
+            )
+        chosen = self.versions.choose(versions, version)
+        if chosen is not None:
+            return versions[chosen.version]
+        return Unrunnable(self._mismatch(name, version), fails=self.versions.failure == "fail")
+
+    def new_version(self, target: object) -> str | None:
+        """The version of an instance that is started, of a function or a name, without one."""
+        own = self._versions_of.get(typing.cast("Callable[..., Any]", target), ()) if callable(target) else ()
+        if any(own):
+            return newest(own)
+        return self.versions.default_for(self._versions.get(self.name_of("orchestration", target), ()))
+
+    def _default(self, versions: dict[str | None, OrchestrationDefinition]) -> OrchestrationDefinition:
+        chosen = self.versions.choose(versions, self.versions.default_for(versions))
+        return versions[chosen.version] if chosen else next(iter(versions.values()))
+
+    def _mismatch(self, name: str, version: str | None) -> str:
+        has = ", ".join(repr(each) if each else "without a version" for each in self.orchestration_versions(name))
+        needs = f"version {version!r}" if version else "an instance that was started without a version"
+        rule = self.versions
+        return (
+            f"No worker that is alive runs {needs} of the orchestration {name!r}; this one has it {has}"
+            + (f", as version {rule.default!r} ({rule.match})" if rule.match != "none" else "")
+            + f". Deploy one that does, beside the others: @app.orchestration(version={version!r}); the instance then goes on by itself."
+        )
 
     def add_activity(self, definition: ActivityDefinition) -> None:
-        _add(self.activities, definition, "activity")
+        _add(self.activities, definition.name, definition, "activity")
         self._names["activity", definition.function] = definition.name
 
     def require_orchestration(self, name: str) -> OrchestrationDefinition:
@@ -94,11 +148,14 @@ class Registry:
         definition = self.activities.get(name)
         return definition.target if definition else CallTarget(name=check_name(name, "activity"))
 
-    def orchestration(self, target: object) -> CallTarget:
-        """Resolves an orchestration that code calls."""
+    def orchestration(self, target: object, version: str | None = None) -> CallTarget:
+        """Resolves an orchestration that code calls, and its version."""
         name = self.name_of("orchestration", target)
-        definition = self.orchestrations.get(name)
-        return definition.target if definition else CallTarget(name=check_name(name, "orchestration"))
+        version = version or self.new_version(target)
+        versions = self._versions.get(name, {})
+        chosen = self.versions.choose(versions, version)
+        known = versions[chosen.version].target if chosen else CallTarget(name=check_name(name, "orchestration"))
+        return known if known.version == version else msgspec.structs.replace(known, version=version)
 
     def name_of(self, kind: str, target: object) -> str:
         """The name a function is registered under; a name stays what it is."""
@@ -130,6 +187,15 @@ def check_name(name: str, kind: str) -> str:
     return name
 
 
+def check_version(version: str | None) -> str | None:
+    """Returns a version unchanged when it is allowed (the empty one as None); raises RegistrationError otherwise."""
+    if version and (len(version) > MAX_NAME or not version.isprintable() or version != version.strip()):
+        raise RegistrationError(
+            f"{version[:64]!r} cannot be a version: use up to {MAX_NAME} printable characters, best numbers with dots, as in '2.1'."
+        )
+    return version or None
+
+
 def check_queue(name: str) -> str:
     """Returns the name of an activity queue unchanged when it is allowed; raises RegistrationError otherwise."""
     try:
@@ -138,15 +204,20 @@ def check_queue(name: str) -> str:
         raise RegistrationError(str(error)) from None
 
 
-def _add(known: dict[str, Any], definition: OrchestrationDefinition | ActivityDefinition, kind: str) -> None:
+def _add(
+    known: dict[Any, Any], key: object, definition: OrchestrationDefinition | ActivityDefinition, kind: str
+) -> None:
     check_name(definition.name, kind)
-    existing = known.get(definition.name)
+    existing = known.get(key)
     if existing is not None and existing.function is not definition.function:
+        other = (
+            "name: @app.activity(name=…)" if kind == "activity" else "name or version: @app.orchestration(version=…)"
+        )
         raise RegistrationError(
             f"Two functions are registered as {kind} {definition.name!r}: {_where(existing.function)} and "
-            f"{_where(definition.function)}. Give one another name: @app.{kind}(name=…)."
+            f"{_where(definition.function)}. Give one another {other}."
         )
-    known[definition.name] = definition
+    known[key] = definition
 
 
 def _where(function: Callable[..., Any]) -> str:

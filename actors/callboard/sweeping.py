@@ -133,5 +133,8 @@ class Sweeper:
 
     async def _wake_parked(self, partitions: frozenset[int]) -> None:
         """A new owner may run other code than the last one: parked instances try again."""
-        for instance_id in await self._store.parked(sorted(partitions), PAGE):
-            self._post(Letter(Wake(instance_id=instance_id)))
+        last: str | None = None
+        while page := await self._store.parked(sorted(partitions & self._owned), PAGE, after=last):
+            for parked in page:
+                self._post(Letter(Wake(instance_id=parked.instance_id)))
+            last = page[-1].instance_id

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 from callboard.batching import Batcher, retrying
 from callboard.bodies import estimated_size, failure_size, load_instances, stored_all
-from callboard.core.execution import Orchestration
-from callboard.core.instances import Commit, InstanceRecord
+from callboard.core.execution import Orchestration, Unrunnable
+from callboard.core.instances import Commit, InstanceRecord, version_of
 from callboard.core.messages import InstanceMessage, Resume, StartExecution, Terminate, Wake
 from callboard.core.turn import Activation, Decider, Turn
 from callboard.mailbox import Actor, Letter
@@ -182,17 +182,18 @@ class TurnLoop:
 
     def _maker(self, loaded: LoadedInstance, letters: Sequence[Letter]) -> Callable[[], Decider]:
         """How to make the instance's activation, in the turns' thread: it may replay."""
-        orchestration = self._code_for(loaded.record, letters)
+        orchestration = self._code_for(loaded, letters)
         return lambda: Activation(loaded.record, loaded.commits, orchestration, self._registry)
 
-    def _code_for(self, record: InstanceRecord, letters: Sequence[Letter]) -> Orchestration | None:
+    def _code_for(self, loaded: LoadedInstance, letters: Sequence[Letter]) -> Orchestration | Unrunnable:
+        record = loaded.record
         if record.instance_id in self._just_hung:  # it parks first, even if what it hung in was an attempt to resume it
             self._just_hung.discard(record.instance_id)
         elif any(isinstance(letter.message, (Resume, Wake)) for letter in letters):
             self._stuck.pop(record.instance_id, None)
         if (place := self._stuck.get(record.instance_id)) is not None:
             return StuckOrchestration(place)
-        return self._registry.orchestrations.get(record.name)
+        return self._registry.code_for(record.name, version_of(record, loaded.commits))
 
     async def _run_turns(self, jobs: Sequence[tuple[Actor, list[Letter], TurnJob]]) -> None:
         hung = await self._thread.run([job for _, _, job in jobs], self._host.now())

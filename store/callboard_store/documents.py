@@ -136,7 +136,7 @@ def projection_update(projection: Projection) -> Document:
         "startAfter": None,
     }
     if projection.begins:
-        fields["input"] = projection.input
+        fields["input"], fields["version"] = projection.input, projection.version
     return {
         "$set": {name: value for name, value in fields.items() if value is not None},
         "$unset": {name: "" for name, value in fields.items() if value is None},

@@ -143,6 +143,7 @@ def projected(record: InstanceRecord, projection: Projection) -> InstanceRecord:
         completed_time=projection.completed_time,
         parked=projection.parked,
         input=projection.input if projection.begins else record.input,
+        version=projection.version if projection.begins else record.version,
         output=projection.output,
         failure=projection.failure,
         head=projection.n,

@@ -23,7 +23,7 @@ from callboard.core.events import (
     TaskScheduled,
     TimerCreated,
 )
-from callboard.core.execution import CallTarget
+from callboard.core.execution import CallTarget, Unrunnable
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord
 from callboard.core.messages import (
@@ -77,14 +77,18 @@ class Targets:
     def activity(self, target: object) -> CallTarget:
         return self._target(target)
 
-    def orchestration(self, target: object) -> CallTarget:
-        return self._target(target)
+    def orchestration(self, target: object, version: str | None = None) -> CallTarget:
+        return msgspec.structs.replace(self._target(target), version=version)
 
     def _target(self, target: object) -> CallTarget:
         if isinstance(target, str):
             return CallTarget(target)
         returned = inspect.signature(target, eval_str=True).return_annotation  # type: ignore[arg-type]
         return CallTarget(target.__name__, "default", returned)  # type: ignore[attr-defined]
+
+
+def code_of(function: Callable[..., Any] | None) -> Code | Unrunnable:
+    return Code(function) if function is not None else Unrunnable("Nobody knows 'program'.")
 
 
 class Instance:
@@ -99,14 +103,16 @@ class Instance:
         parent: ParentInstance | None = None,
         head: int = -1,
         execution_id: str = "e" * 32,
+        version: str | None = None,
         projected: bool = True,
     ) -> None:
-        self.code = Code(function) if function is not None else None
+        self.code = code_of(function)
         self.record = InstanceRecord(
             instance_id=instance_id,
             partition=3,
             execution_id=execution_id,
             name="program",
+            version=version,
             input=payloads.encode(value, "The input"),
             created_time=EPOCH,
             last_updated_time=EPOCH,
@@ -154,7 +160,7 @@ class Instance:
 
     def become(self, function: Callable[..., Any] | None) -> None:
         """Deploys other code."""
-        self.code = Code(function) if function is not None else None
+        self.code = code_of(function)
         self.forget()
 
     # Messages
@@ -321,6 +327,7 @@ def apply_projection(record: InstanceRecord, commit: Commit) -> InstanceRecord:
         completed_time=change.completed_time,
         parked=change.parked,
         input=change.input if change.begins else record.input,
+        version=change.version if change.begins else record.version,
         output=change.output,
         failure=change.failure,
     )

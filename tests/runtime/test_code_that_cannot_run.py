@@ -124,7 +124,7 @@ async def test_an_instance_that_no_worker_knows_is_parked_visibly_and_goes_on_wh
         client = await stage.client()
         handle = await client.start("waits", instance_id="a")
         await eventually(
-            lambda: _parked(client, "a", "No worker of this kind knows the orchestration 'waits': register it")
+            lambda: _parked(client, "a", "No worker that is alive knows the orchestration 'waits'. Deploy one")
         )
         await client.raise_event("a", "go", 1)
         await client.raise_event("a", "go", 2)

@@ -109,6 +109,7 @@ def list_instances(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Only those of this orchestration.", show_default=False)] = None,
     prefix: Annotated[str | None, typer.Option(help="Only ids that begin so.", show_default=False)] = None,
+    parked: Annotated[bool, typer.Option("--parked", help="Only those whose code cannot run at present.")] = False,
     top: Top = 50,
     data: Folder = None,
     store: StoreUrl = None,
@@ -122,6 +123,7 @@ def list_instances(
         statuses=tuple(_status_name(status) for status in statuses or ()),
         names=(name,) if name else (),
         id_prefix=prefix,
+        parked=True if parked else None,
     )
     page = _look(data, store, hub, lambda opened: opened.query(which, limit=top))
     if as_json:

@@ -49,10 +49,12 @@ def status_table(record: InstanceRecord) -> Table:
         ("created", _text(_shown(record.created_time))),
         ("last updated", _text(_shown(record.last_updated_time))),
     ]
+    if record.version is not None:
+        rows.insert(2, ("version", _text(record.version)))
     if record.parent is not None:
         rows.append(("parent", _text(record.parent.instance_id)))
     if record.parked is not None:
-        rows.append(("parked", _text(record.parked.reason)))
+        rows.append((f"parked since {_shown(record.parked.at)}", _text(record.parked.reason)))
     for name, value in rows:
         table.add_row(Text(name, style="dim"), value)
     return table
@@ -137,7 +139,7 @@ def _json(value: Any) -> str:
 
 
 def _status(record: InstanceRecord) -> Text:
-    parked = " (parked)" if record.parked is not None else ""
+    parked = f" ({record.parked.kind})" if record.parked is not None else ""
     return Text(record.runtime_status + parked, style=_COLOURS.get(record.runtime_status, ""))
 
 

@@ -14,6 +14,7 @@ from callboard.client.starts import Starts
 from callboard.client.status import InstancesPage, InstanceStatus
 from callboard.core import payloads
 from callboard.core.events import Payload
+from callboard.core.execution import CallTarget
 from callboard.core.instances import Commit, InstanceRecord, check_instance_id
 from callboard.core.messages import (
     RaiseEvent,
@@ -26,7 +27,7 @@ from callboard.errors import (
 )
 from callboard.hub import TaskHub
 from callboard.ports import Host, InstanceFilter
-from callboard.registry import Registry, check_name
+from callboard.registry import Registry, check_version
 
 T = TypeVar("T")
 
@@ -108,7 +109,7 @@ class Client:
             orchestration: The function, or the name it is registered under.
             input: Its input.
             instance_id: By default 32 random hex digits.
-            version: For the orchestration to look at.
+            version: By default the one the function is registered for, else the app's, else the newest that the app registers.
             tags: Kept with the instance.
 
         Raises:
@@ -117,9 +118,9 @@ class Client:
             InvalidInstanceIdError: the id is not allowed.
             InvalidPayloadError: the input has no JSON form, or is too large.
         """
-        target = self._target(orchestration)
+        target = self._target(orchestration, version)
         payload = payloads.encode(input, f"The input of orchestration {target.name!r}")
-        started = await self._start(target.name, payload, instance_id=instance_id, version=version, tags=tags)
+        started = await self._start(target.name, payload, instance_id=instance_id, version=target.version, tags=tags)
         return InstanceHandle(self, started, target.result_type)
 
     async def start_encoded(
@@ -132,7 +133,7 @@ class Client:
         tags: dict[str, str] | None = None,
     ) -> str:
         """`start` with an input that is JSON text already; returns the instance id."""
-        self._target(name)
+        version = self._target(name, version).version
         payload = payloads.checked(payload, f"The input of orchestration {name!r}")
         return await self._start(name, payload, instance_id=instance_id, version=version, tags=tags)
 
@@ -273,8 +274,8 @@ class Client:
         """Waits until an instance has ended and returns its record."""
         return await self._endings.wait(instance_id, timeout)
 
-    def _target(self, orchestration: str | Callable[..., Any]) -> Any:
+    def _target(self, orchestration: str | Callable[..., Any], version: str | None) -> CallTarget:
         name = self._registry.name_of("orchestration", orchestration)
         if self._registry.orchestrations:
-            return self._registry.require_orchestration(name).target
-        return self._registry.orchestration(check_name(name, "orchestration"))
+            self._registry.require_orchestration(name)
+        return self._registry.orchestration(orchestration, check_version(version))

@@ -137,6 +137,8 @@ class Continued(msgspec.Struct, frozen=True, kw_only=True):
     """The function returned after ``continue_as_new``."""
 
     input: Payload | None
+    version: str | None = None
+    """The next execution's; None: this one's."""
 
 
 Outcome: TypeAlias = Completed | Failed | Continued

@@ -72,7 +72,7 @@ class ContextHost(Protocol):
 
     def send_event(self, instance_id: str, name: str, value: object) -> None: ...
 
-    def continue_as_new(self, value: object) -> None: ...
+    def continue_as_new(self, value: object, version: str | None) -> None: ...
 
     def set_custom_status(self, value: object) -> None: ...
 
@@ -230,7 +230,7 @@ class OrchestrationContext:
             orchestration: The function, or the name it is registered under.
             input: Its input.
             instance_id: The child's id; by default one that is unique to this execution and call.
-            version: The child's version.
+            version: The child's version; by default the app's, or the newest that is registered here. It is not the parent's.
             tags: The child's tags.
 
         Raises (where the task is awaited):
@@ -273,12 +273,16 @@ class OrchestrationContext:
         """Raises an event on another instance, once this turn is durable; one that does not exist gets nothing."""
         self._host.send_event(instance_id, name, data)
 
-    def continue_as_new(self, input: object = None) -> Any:
+    def continue_as_new(self, input: object = None, *, version: str | None = None) -> Any:
         """When the function returns, begins again with this input and an empty history, under the same instance id.
 
         Events that were not waited for yet are carried over. Return right after: ``return context.continue_as_new(state)``.
+
+        Args:
+            input: The next execution's input.
+            version: The next execution's version: how an instance that never ends comes to run new code. By default it stays.
         """
-        return self._host.continue_as_new(input)
+        return self._host.continue_as_new(input, version)
 
     def set_custom_status(self, value: object) -> None:
         """Shows a value (at most 16 KiB of JSON) in the instance's status; None clears it.

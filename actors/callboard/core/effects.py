@@ -111,6 +111,7 @@ def projection(commit: Commit) -> Projection:
         parked=commit.parked,
         begins=started is not None,
         input=started.input if started else None,
+        version=started.version if started else None,
         output=_output(completed),
         failure=completed.failure if completed else None,
         completed_time=commit.at if completed else None,

@@ -65,12 +65,21 @@ class TurnInterrupted(BaseException):
 
 
 class CallTarget(msgspec.Struct, frozen=True):
-    """An activity or orchestration that is called: its name, its queue, and how its result is decoded."""
+    """An activity or orchestration that is called: its name, its queue, how its result is decoded, and a child's version."""
 
     name: str
     queue: str = "default"
     result_type: Any = Any
     timeouts: Timeouts = NO_TIMEOUTS
+    version: str | None = None
+
+
+class Unrunnable(msgspec.Struct, frozen=True):
+    """Stands in for code that is not here: why, and what to do about it."""
+
+    reason: str
+    fails: bool = False
+    """Whether the instance fails, as the app's version failure strategy has it. Else it is parked."""
 
 
 class Orchestration(Protocol):
@@ -86,7 +95,9 @@ class CallTargets(Protocol):
 
     def activity(self, target: object) -> CallTarget: ...
 
-    def orchestration(self, target: object) -> CallTarget: ...
+    def orchestration(self, target: object, version: str | None = None) -> CallTarget:
+        """The version of the target is the one that was asked for, else the one that a new instance is given."""
+        ...
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -136,7 +147,7 @@ class Execution:
         self._waiters: dict[str, deque[tuple[DurableTask[Any], Any]]] = {}
         self._suspended = False
         self._deferred: deque[InputEvent] = deque()
-        self._continue: tuple[Payload | None] | None = None
+        self._continue: Continued | None = None
         self._outcome: Outcome | None = None
 
     # What the turn calls
@@ -226,7 +237,7 @@ class Execution:
         if error is not None:
             self._outcome = Failed(failure=FailureDetails.from_exception(error))
         elif self._continue is not None:
-            self._outcome = Continued(input=self._continue[0])
+            self._outcome = self._continue
         else:
             self._outcome = Completed(result=main.result())
 
@@ -314,12 +325,12 @@ class Execution:
         version: str | None,
         tags: dict[str, str] | None,
     ) -> DurableTask[Any]:
-        target = self._targets.orchestration(orchestration)
+        if version is not None:
+            version = payloads.text(version, "The version of an orchestration")
+        target = self._targets.orchestration(orchestration, version)
         payload = payloads.encode(value, f"The input of orchestration {target.name!r}")
         if instance_id is not None:
             self._check_child_id(instance_id)
-        if version is not None:
-            version = payloads.text(version, "The version of an orchestration")
         tags = _checked_tags(tags)
         task_id = next(self._ids)
         self._ask(
@@ -329,7 +340,7 @@ class Execution:
                 instance_id=instance_id or child_instance_id(self.execution_id, task_id),
                 execution_id=derived_execution_id(self.execution_id, task_id, "child"),
                 input=payload,
-                version=version,
+                version=target.version,
                 tags=tags,
             )
         )
@@ -371,8 +382,10 @@ class Execution:
         payload = payloads.encode(value, f"The data of event {name!r}")
         self._ask(SendEvent(id=next(self._ids), instance_id=instance_id, name=name, input=payload))
 
-    def continue_as_new(self, value: object) -> None:
-        self._continue = (payloads.encode(value, "The input of continue_as_new"),)
+    def continue_as_new(self, value: object, version: str | None) -> None:
+        if version is not None:
+            version = payloads.text(version, "The version of an orchestration")
+        self._continue = Continued(input=payloads.encode(value, "The input of continue_as_new"), version=version)
 
     def set_custom_status(self, value: object) -> None:
         status = payloads.encode(value, "The custom status", limit=payloads.MAX_CUSTOM_STATUS)

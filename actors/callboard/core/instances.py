@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -12,6 +14,7 @@ from callboard.core.events import (
     TERMINAL,
     ContinuedAsNew,
     ExecutionCompleted,
+    ExecutionStarted,
     HistoryEvent,
     ParentInstance,
     Payload,
@@ -82,11 +85,16 @@ def derived_execution_id(execution_id: str, task_id: int, purpose: str) -> str:
     return hashlib.sha256(f"{execution_id}/{task_id}/{purpose}".encode()).hexdigest()[:32]
 
 
+#: What keeps an instance's code from running: no live worker has it, it disagrees with history, it never awaits, it exits.
+ParkedKind: TypeAlias = Literal["unrunnable", "nondeterminism", "stuck", "exited"]
+
+
 class Parked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Why an instance's code cannot run at present."""
 
     reason: str
     at: datetime
+    kind: ParkedKind = "unrunnable"
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -139,6 +147,22 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
             if isinstance(event, ExecutionCompleted):
                 return event
         return None
+
+
+def version_of(record: InstanceRecord, commits: Sequence[Commit]) -> str | None:
+    """The version of the execution that runs, or is about to. The record, which may lag behind, tells it only before the first commit.
+
+    Args:
+        record: The instance's record.
+        commits: All of its current execution, or the last one of the execution before.
+    """
+    for commit in commits:
+        if commit.continued is not None:
+            return commit.continued.next.version
+        for event in commit.events:
+            if isinstance(event, ExecutionStarted):
+                return event.version
+    return record.version
 
 
 class CommitKey(msgspec.Struct, frozen=True):
@@ -203,8 +227,9 @@ class Projection(msgspec.Struct, frozen=True, kw_only=True):
     last_updated_time: datetime
     parked: Parked | None = None
     begins: bool = False
-    """Whether the commit begins an execution, or announces the next: only then ``input`` is written."""
+    """Whether the commit begins an execution, or announces the next: only then ``input`` and ``version`` are written."""
     input: Payload | None = None
+    version: str | None = None
     output: Payload | None = None
     failure: FailureDetails | None = None
     completed_time: datetime | None = None

@@ -28,8 +28,9 @@ from callboard.core.events import (
     RuntimeStatus,
     TerminationSent,
 )
-from callboard.core.execution import CallTargets, Execution, Orchestration, Step, TurnInterrupted
-from callboard.core.instances import Commit, InstanceRecord, Parked, derived_execution_id
+from callboard.core.execution import CallTargets, Execution, Orchestration, Step, TurnInterrupted, Unrunnable
+from callboard.core.failure import FailureDetails
+from callboard.core.instances import Commit, InstanceRecord, Parked, ParkedKind, derived_execution_id
 from callboard.core.messages import InstanceMessage, Resume, Wake
 from callboard.core.replay import replay
 from callboard.core.state import InstanceState, Verdict
@@ -120,7 +121,7 @@ class Activation:
         self,
         record: InstanceRecord,
         commits: Sequence[Commit],
-        orchestration: Orchestration | None,
+        orchestration: Orchestration | Unrunnable,
         targets: CallTargets,
     ) -> None:
         self.state = InstanceState.fold(record, commits)
@@ -196,30 +197,30 @@ class Activation:
             trace=state.span,
         )
         state.apply(commit)
-        self._commits = None if commit.continued is None else ()  # the next execution's are none so far
+        self._commits = () if self._goes_on(commit) else None
         if commit.terminal or commit.continued is not None:
             self.close()
         return commit
 
+    def _goes_on(self, commit: Commit) -> bool:
+        """Whether the same code runs the next execution, of which there are no commits so far."""
+        return commit.continued is not None and commit.continued.next.version == self.state.version
+
     # Running the code
 
     def _run(self, inputs: list[InputEvent], now: datetime) -> Decision:
-        if self._orchestration is None:
-            return self._park(
-                inputs,
-                now,
-                f"No worker of this kind knows the orchestration {self.state.name!r}: register it, and deploy.",
-            )
+        if isinstance(self._orchestration, Unrunnable):
+            return self._without_code(inputs, now, self._orchestration)
         try:
             execution = self._activate(self._orchestration)
             pending = [*self._unfed, *inputs]
             step = execution.advance(now, pending)
         except NonDeterminismError as error:
-            return self._park(inputs, now, str(error))
+            return self._park(inputs, now, "nondeterminism", str(error))
         except TurnInterrupted as interrupted:
-            return self._park(inputs, now, STUCK + _place(interrupted))
+            return self._park(inputs, now, "stuck", STUCK + _place(interrupted))
         except SystemExit as exit_:
-            return self._park(inputs, now, EXITED.format(exit_.code))
+            return self._park(inputs, now, "exited", EXITED.format(exit_.code))
         self._unfed = []
         return self._conclude(execution, inputs, pending[step.fed :], step, now)
 
@@ -234,14 +235,20 @@ class Activation:
                 self._unfed, self._new_actions = replayed.unfed, tuple(replayed.new_actions.values())
         return self._execution
 
-    def _park(self, inputs: list[InputEvent], now: datetime, reason: str) -> Decision:
+    def _without_code(self, inputs: list[InputEvent], now: datetime, code: Unrunnable) -> Decision:
+        if not code.fails:
+            return self._park(inputs, now, "unrunnable", code.reason)
+        failure = FailureDetails(error_type="VersionMismatch", error_message=code.reason, is_non_retriable=True)
+        return Decision(events=[*inputs, self._failed(now, failure)], status="Failed", ran=False)
+
+    def _park(self, inputs: list[InputEvent], now: datetime, kind: ParkedKind, reason: str) -> Decision:
         """Keeps the inputs, in history, for when the code can run again."""
         self.close()
         events: list[HistoryEvent] = list(inputs)
         already = self.state.parked
         if already is None or already.reason != reason or inputs:
             events.append(ExecutionParked(timestamp=now, reason=reason))
-        return Decision(events=events, status="Suspended", ran=False, parked=Parked(reason=reason, at=now))
+        return Decision(events=events, status="Suspended", ran=False, parked=Parked(kind=kind, reason=reason, at=now))
 
     def _conclude(
         self, execution: Execution, inputs: list[InputEvent], unfed: list[InputEvent], step: Step, now: datetime
@@ -258,15 +265,11 @@ class Activation:
                 events.append(self._completed(now, "Completed", result=result))
                 return Decision(events=events, status="Completed")
             case Failed(failure=failure):
-                events.append(
-                    ExecutionCompleted(
-                        timestamp=now, orchestration_status="Failed", failure=failure, parent=self.state.parent
-                    )
-                )
+                events.append(self._failed(now, failure))
                 return Decision(events=events, status="Failed")
-            case Continued(input=value):
+            case Continued() as outcome:
                 highest = max((action.id for action in actions), default=self.state.highest)
-                events.append(self._continued(execution, value, unfed, now, event_id=highest + 1))
+                events.append(self._continued(execution, outcome, unfed, now, event_id=highest + 1))
                 return Decision(events=events, status="Suspended" if self.state.suspended else "Running")
 
     def _completed(
@@ -274,10 +277,14 @@ class Activation:
     ) -> ExecutionCompleted:
         return ExecutionCompleted(timestamp=now, orchestration_status=status, result=result, parent=self.state.parent)
 
+    def _failed(self, now: datetime, failure: FailureDetails) -> ExecutionCompleted:
+        parent = self.state.parent
+        return ExecutionCompleted(timestamp=now, orchestration_status="Failed", failure=failure, parent=parent)
+
     def _continued(
         self,
         execution: Execution,
-        value: Payload | None,
+        outcome: Continued,
         unfed: Sequence[InputEvent],
         now: datetime,
         *,
@@ -292,9 +299,9 @@ class Activation:
                 timestamp=now,
                 name=state.name,
                 execution_id=derived_execution_id(state.execution_id, state.n + 1, "continued"),
-                input=value,
+                input=outcome.input,
                 parent=state.parent,
-                version=state.version,
+                version=state.version if outcome.version is None else outcome.version,
                 tags=state.tags,
                 trace=state.trace,
                 generation=state.generation + 1,

@@ -96,6 +96,7 @@ class Query:
             id_prefix=self.text("instanceIdPrefix"),
             created_from=self.time("createdTimeFrom"),
             created_to=self.time("createdTimeTo"),
+            parked=None if self.text("parked") is None else self.flag("parked", default=False),
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from callboard.core.events import TERMINAL
 from callboard.core.instances import InstanceRecord, Projection
 from callboard.errors import StoreUnavailableError
-from callboard.ports import CreateOutcome, InstanceFilter, InstancePage
+from callboard.ports import CreateOutcome, InstanceFilter, InstancePage, ParkedInstance
 from callboard_store.documents import (
     PURGED,
     Document,
@@ -104,10 +104,21 @@ class Records(Purging):
         cursor = self._in.instances.find(which).sort([("startAfter", ASCENDING)]).limit(limit)
         return [record_of(document) for document in await self._call(cursor.to_list(None))]
 
-    async def parked(self, partitions: Sequence[int], limit: int) -> list[str]:
-        which = {"partition": {"$in": list(partitions)}, "parked": {"$exists": True}}
-        cursor = self._in.instances.find(which, {"_id": True}).limit(limit)
-        return [document["_id"] for document in await self._call(cursor.to_list(None))]
+    async def parked(self, partitions: Sequence[int], limit: int, *, after: str | None = None) -> list[ParkedInstance]:
+        which: Document = {"partition": {"$in": list(partitions)}, "parked": {"$exists": True}}
+        if after is not None:
+            which["_id"] = {"$gt": after}
+        shown = {"name": True, "version": True, "parked.kind": True}
+        cursor = self._in.instances.find(which, shown).sort([("_id", ASCENDING)]).limit(limit)
+        return [
+            ParkedInstance(
+                instance_id=document["_id"],
+                name=document["name"],
+                version=document.get("version"),
+                kind=document["parked"]["kind"],
+            )
+            for document in await self._call(cursor.to_list(None))
+        ]
 
     async def query(self, which: InstanceFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
         limit = max(limit, 1)
@@ -141,6 +152,8 @@ def _condition(which: InstanceFilter, token: str | None) -> Document:
         condition["runtimeStatus"] = {"$in": [status for status in which.statuses if status != PURGED]}
     if which.names:
         condition["name"] = {"$in": list(which.names)}
+    if which.parked is not None:
+        condition["parked"] = {"$exists": which.parked}
     if which.id_prefix:
         end = prefix_end(which.id_prefix)
         condition["_id"] = {"$gte": which.id_prefix, **({"$lt": end} if end else {})}

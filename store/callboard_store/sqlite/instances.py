@@ -11,7 +11,14 @@ import msgspec
 from callboard.core.events import TERMINAL
 from callboard.core.instances import Commit, CommitKey, InstanceRecord, Projection
 from callboard.errors import StoreUnavailableError
-from callboard.ports import AppendOutcome, CreateOutcome, InstanceFilter, InstancePage, LoadedInstance
+from callboard.ports import (
+    AppendOutcome,
+    CreateOutcome,
+    InstanceFilter,
+    InstancePage,
+    LoadedInstance,
+    ParkedInstance,
+)
 from callboard_store.rules import (
     applies,
     continuation as continuation_after,
@@ -103,15 +110,21 @@ class Instances(Topic):
         )
         return [record_of(content) for content in contents]
 
-    async def parked(self, partitions: Sequence[int], limit: int) -> list[str]:
-        return await self._read(
-            lambda sql: sql.column(
-                """SELECT instance_id FROM {instances} WHERE parked = 1
-                    AND partition IN (SELECT value FROM json_each(?)) LIMIT ?""",
+    async def parked(self, partitions: Sequence[int], limit: int, *, after: str | None = None) -> list[ParkedInstance]:
+        rows = await self._read(
+            lambda sql: sql.rows(
+                """SELECT instance_id, name, json_extract(record, '$.version'), json_extract(record, '$.parked.kind')
+                    FROM {instances} WHERE parked = 1 AND partition IN (SELECT value FROM json_each(?))
+                    AND instance_id > ? ORDER BY instance_id LIMIT ?""",
                 json(partitions),
+                after or "",
                 limit,
             )
         )
+        return [
+            ParkedInstance(instance_id=instance_id, name=name, version=version, kind=kind)
+            for instance_id, name, version, kind in rows
+        ]
 
     async def query(self, which: InstanceFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
         limit = max(limit, 1)
@@ -302,6 +315,8 @@ def _condition(which: InstanceFilter, token: str | None) -> tuple[str, list[obje
         end = prefix_end(which.id_prefix)
         if end is not None:
             add("instance_id < ?", end)
+    if which.parked is not None:
+        add("parked = ?", which.parked)
     if which.created_from:
         add("created_time >= ?", text(which.created_from))
     if which.created_to:

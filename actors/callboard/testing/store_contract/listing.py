@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from callboard.core.instances import InstanceRecord, Parked
-from callboard.ports import InstanceFilter, Store
+from callboard.ports import InstanceFilter, ParkedInstance, Store
 from callboard.testing.store_contract.values import (
     AWKWARD_IDS,
     START,
@@ -122,10 +122,29 @@ class ListingTests(StoreTests):
     async def test_parked_instances_are_found(self) -> None:
         async with self.opened() as store:
             await store.create([record("a"), record("b"), record("c", partition=1)])
-            parked = Parked(reason="gone", at=START)
+            parked = Parked(reason="gone", at=START, kind="stuck")
             await store.project([projection(commit(each, 0), parked=parked) for each in ("b", "c")])
-            assert await store.parked([0], 10) == ["b"]
-            assert sorted(await store.parked([0, 1], 10)) == ["b", "c"]
-            assert len(await store.parked([0, 1], 1)) == 1
+            assert [each.instance_id for each in await store.parked([0], 10)] == ["b"]
+            assert [each.instance_id for each in await store.parked([0, 1], 10)] == ["b", "c"]
+            for which, expected in ((True, ["b", "c"]), (False, ["a"])):
+                found = (await store.query(InstanceFilter(parked=which), limit=9)).records
+                assert sorted(ids(found)) == expected
             await store.project([projection(commit("b", 1))])
             assert await store.parked([0], 10) == []
+
+    async def test_parked_instances_come_in_pages_and_say_what_they_need(self) -> None:
+        async with self.opened() as store:
+            made = [record(each, name=f"name of {each}", version=f"v.{each}") for each in AWKWARD_IDS]
+            await store.create([*made, record("􏿿 last")])
+            parked = Parked(reason="gone", at=START)
+            each_id = [*AWKWARD_IDS, "􏿿 last"]
+            await store.project([projection(commit(each, 0), parked=parked) for each in each_id])
+            found: list[ParkedInstance] = []
+            while page := await store.parked([0], 2, after=found[-1].instance_id if found else None):
+                found += page
+            assert [each.instance_id for each in found] == sorted(each_id)
+            versions = {each.instance_id: each.version for each in made} | {"􏿿 last": None}
+            names = {each.instance_id: each.name for each in (*made, record("􏿿 last"))}
+            for each in found:
+                assert (each.name, each.version) == (names[each.instance_id], versions[each.instance_id])
+                assert each.kind == "unrunnable"

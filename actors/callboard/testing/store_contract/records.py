@@ -269,6 +269,17 @@ class ProjectingTests(StoreTests):
             assert (found.head, found.first, found.generation, found.execution_id) == (2, 2, 1, "e2 of a")
             assert found.input == '"next"'
 
+    async def test_an_execution_that_begins_brings_its_version(self) -> None:
+        async with self.opened() as store:
+            await store.create([record("a", version="1.0"), record("b", version="1.0")])
+            await store.project([projection(commit("a", 0), version="ignored")])
+            assert (await store.records(["a"]))["a"].version == "1.0"
+            await store.project(
+                [projection(commit(each, 1), begins=True, version=new) for each, new in (("a", "2.0"), ("b", None))]
+            )
+            found = await store.records(["a", "b"])
+            assert (found["a"].version, found["b"].version) == ("2.0", None)
+
     async def test_it_leaves_other_executions_alone(self) -> None:
         async with self.opened() as store:
             await store.create([record("a")])

@@ -169,6 +169,7 @@ def projection(of: Commit, **fields: Any) -> Projection:
         "last_updated_time": of.at,
         "begins": following is not None,
         "input": following.input if following else None,
+        "version": following.version if following else None,
         "completed_time": of.at if of.terminal else None,
     }
     return Projection(**(defaults | fields))
