@@ -5,11 +5,13 @@ belongs to an instance begin with its id and a slash (which no id contains): one
 
 A document in ``instances`` holds, besides the record: ``startedAs`` (the execution id it was created with, which tells a repeated
 ``create`` from a clash even when the execution has moved on) and, while Pending, ``startAfter``. One with the status
-``Purged`` is a tombstone: see `tombstone_fields`. A commit that was trimmed or purged is a document with ``expires`` until then.
+``Purged`` is a tombstone: see `tombstone_fields`. A commit that was trimmed or purged is a document with ``expires`` until then. Beside the
+commits, ``history`` holds notes of those whose effects are not known to be done: see `note_document`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -51,8 +53,18 @@ def commit_range(instance_id: str, *, start: int = 0, stop: int | None = None) -
 
 
 def commit_document(commit: Commit) -> Document:
-    """A commit whose effects are not done."""
-    return {"_id": commit_id(commit.instance_id, commit.n), **encode(commit), "pending": True}
+    return {"_id": commit_id(commit.instance_id, commit.n), **encode(commit)}
+
+
+def note_document(key: str, commits: Sequence[Commit]) -> Document:
+    """A note of commits whose effects are not done, the oldest first."""
+    commits = sorted(commits, key=lambda commit: commit.at)
+    return {
+        "_id": key,
+        "at": commits[0].at,
+        "partitions": sorted({commit.partition for commit in commits}),
+        "unsent": [commit_id(commit.instance_id, commit.n) for commit in commits],
+    }
 
 
 def commit_of(document: Document) -> Commit:

@@ -76,7 +76,6 @@ def test_a_commit_reads_well() -> None:
         "events": [
             {"eventType": "TaskScheduled", "timestamp": NOW, "eventId": 0, "name": "say_hello", "input": '"Tokyo"'}
         ],
-        "pending": True,
     }
 
 

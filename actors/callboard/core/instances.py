@@ -101,7 +101,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """All that one turn decided. Its insert, unique on (instance, n), is the linearisation point of the turn.
 
     Effects (messages to send, timers to set, the projection) are derived from it (`callboard.core.effects`), never
-    stored beside it; ``pending`` says that they are not all known to be done.
+    stored beside it.
     """
 
     instance_id: str

@@ -7,6 +7,7 @@ commit is one document. Each hub has its own collections (``{hub}.history``, ``{
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Self
 from urllib.parse import urlsplit
@@ -71,6 +72,9 @@ class MongoDBStore(Histories, Timers, Claims, Leases, Quarantine):
         return count
 
     async def aclose(self) -> None:
+        if self._open_collections is not None:
+            with contextlib.suppress(StoreUnavailableError):  # the partitions' next owners find what is not marked
+                await self._close_outbox()
         client, self._open_collections = self._client, None
         if client is None or not self._url:
             return

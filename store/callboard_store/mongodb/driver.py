@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError, InvalidDocument
+from bson.objectid import ObjectId
 from motor.motor_asyncio import (
     AsyncIOMotorClient as Client,  # the day motor goes: from pymongo import AsyncMongoClient as Client
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Collection",
     "DuplicateKeyError",
     "IndexModel",
+    "ObjectId",
     "OperationFailure",
     "ReadConcern",
     "ReadPreference",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final, TypeVar
 
-from callboard.core.instances import Commit, CommitKey, InstanceRecord
+from callboard.core.instances import Commit, InstanceRecord
 from callboard.errors import CallboardError, StoreUnavailableError
 from callboard.ports import AppendOutcome, LoadedInstance
 from callboard_store.documents import PURGED, Document, commit_document, commit_id, commit_of, commit_range
@@ -37,18 +36,28 @@ class Histories(Records):
         for _ in range(_ATTEMPTS):
             if not left:
                 return outcomes
-            documents = [commit_document(commits[index]) for index in left]
-            try:
-                await self._call(self._in.history.insert_many(documents, ordered=False))
-            except BulkWriteError as error:
-                left = [left[at] for at in duplicates(error, self._server)]
-            else:
+            taken = await self._insert([commits[index] for index in left])
+            if not taken:
                 return outcomes
-            left = await self._judge(commits, left, outcomes)
+            left = await self._judge(commits, [left[at] for at in taken], outcomes)
         raise StoreUnavailableError(
             f"MongoDB at {self._server} has a commit of instance {commits[left[0]].instance_id!r} in the way, but does not show it. "
             f"Append it again."
         )
+
+    async def _insert(self, commits: Sequence[Commit]) -> list[int]:
+        """Inserts commits behind a note of them; returns which of their numbers were taken."""
+        documents = [commit_document(commit) for commit in commits]
+        note = self._note(commits)
+        if self._sharded:
+            await self._call(self._in.history.insert_one(note))
+        else:
+            documents.insert(0, note)
+        try:
+            await self._call(self._in.history.insert_many(documents, ordered=False))
+        except BulkWriteError as error:
+            return [at - len(documents) + len(commits) for at in duplicates(error, self._server)]
+        return []
 
     async def _judge(self, commits: Sequence[Commit], taken: list[int], outcomes: list[AppendOutcome]) -> list[int]:
         """Decides by their tokens whose the commits are that have a number already; returns those that are not there (any more)."""
@@ -59,7 +68,9 @@ class Histories(Records):
         for index, key in zip(taken, keys, strict=True):
             if key not in tokens:
                 again.append(index)
-            elif tokens[key] != commits[index].token:
+                continue
+            self._mark(key)  # whose it is, or an earlier attempt of ours, has a note of it
+            if tokens[key] != commits[index].token:
                 outcomes[index] = AppendOutcome.LOST
         return again
 
@@ -125,25 +136,10 @@ class Histories(Records):
             touched = {"$currentDate": {"lastConfirmed": True}}
             await self._call(self._in.hubs.update_one({"_id": self._in.name}, touched))
 
-    async def mark_sent(self, keys: Sequence[CommitKey]) -> None:
-        if keys:
-            ids = [commit_id(key.instance_id, key.n) for key in keys]
-            await self._call(self._in.losable_history.update_many({"_id": {"$in": ids}}, {"$unset": {"pending": ""}}))
-
-    async def unsent(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[Commit]:
-        which = {"pending": True, "partition": {"$in": list(partitions)}, "at": {"$lte": before}}
-        cursor = self._in.history.find(which).sort([("at", ASCENDING)]).limit(limit)
-        commits = [commit_of(document) for document in await self._call(cursor.to_list(None))]
-        return sorted(commits, key=_age)
-
     async def history(self, instance_id: str) -> list[Commit]:
         which = {"_id": commit_range(instance_id), **_KEPT}
         documents = await self._call(self._in.history.find(which).sort([("_id", ASCENDING)]).to_list(None))
         return [commit_of(document) for document in documents]
-
-
-def _age(commit: Commit) -> tuple[datetime, str, int]:
-    return commit.at, commit.instance_id, commit.n
 
 
 def _current(record: InstanceRecord, commits: list[Commit]) -> tuple[Commit, ...]:

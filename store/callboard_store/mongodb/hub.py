@@ -80,6 +80,7 @@ class Hub:
         self._database = database
         self._server = server
         self._open_collections: Collections | None = None
+        self._sharded = False
         self._under_way: set[asyncio.Future[Any]] = set()
         # Motor has a thread for each call that waits, ten on two cores: slow reads must leave some to the commits.
         self._confirming = asyncio.Semaphore(3)
@@ -143,7 +144,8 @@ class Hub:
     async def _look_at_server(self, client: ClientLike) -> bool:
         """Whether the deployment has linearizable reads: replica sets and sharded clusters do, a lone mongod does not."""
         hello: Document = await self._call(client.get_database("admin").command("hello"))
-        replicated = "setName" in hello or hello.get("msg") == "isdbgrid"
+        self._sharded = hello.get("msg") == "isdbgrid"
+        replicated = "setName" in hello or self._sharded
         if not replicated:
             logger.warning(
                 "MongoDB at %s is a standalone server: nothing is lost by a crash, but there is no failover, and linearizable reads are "
@@ -233,7 +235,7 @@ def _indexes(collections: Collections) -> list[tuple[Collection, list[IndexModel
         (
             collections.history,
             [
-                IndexModel([("partition", up), ("at", up)], name="unsent", partialFilterExpression={"pending": True}),
+                IndexModel([("at", up)], name="notes", partialFilterExpression={"unsent": {"$exists": True}}),
                 IndexModel(
                     [("expires", up)],
                     name="taken_numbers",

@@ -22,19 +22,21 @@ from callboard_store.documents import (
 )
 from callboard_store.mongodb.driver import DESCENDING, ReturnDocument
 from callboard_store.mongodb.hub import after
-from callboard_store.mongodb.payloads import Payloads
+from callboard_store.mongodb.outbox import Outbox
 from callboard_store.rules import PAYLOAD_GRACE_SECONDS, TAKEN_SECONDS, key_end, key_start, payload_hashes
 
 _NOT_TAKEN: Final = {"$exists": False}
 
 
-class Purging(Payloads):
+class Purging(Outbox):
     """Adds trim and purge."""
 
     payload_grace_seconds: float = PAYLOAD_GRACE_SECONDS
 
     async def trim(self, instance_id: str, *, below: int) -> int:
-        sent = {"_id": commit_range(instance_id, stop=below), "pending": {"$ne": True}, "expires": _NOT_TAKEN}
+        unsent = await self._unsent_of(instance_id)
+        over = {"$and": [{"_id": commit_range(instance_id, stop=below)}, {"_id": {"$nin": sorted(unsent)}}]}
+        sent = {**over, "expires": _NOT_TAKEN}
         taken = await self._call(self._in.history.update_many(sent, _TAKEN))
         if taken.modified_count:
             await self._delete_unused_payloads(instance_id)
@@ -66,11 +68,10 @@ class Purging(Payloads):
 
     async def _is_over(self, document: Document) -> bool:
         """Whether all commits are sent, and none is newer than the record."""
-        # The local state, because mark_sent does not wait for the majority; losing a mark changes nothing here.
-        history = self._in.losable_history
-        kept = {"_id": commit_range(document["_id"]), "expires": _NOT_TAKEN}
-        if await self._call(history.find_one({**kept, "pending": True}, {"_id": True})) is not None:
+        if await self._unsent_of(document["_id"]):
             return False
+        kept = {"_id": commit_range(document["_id"]), "expires": _NOT_TAKEN}
+        history = self._in.losable_history
         last = await self._call(history.find(kept, {"n": True}).sort([("_id", DESCENDING)]).limit(1).to_list(None))
         return not last or last[0]["n"] <= document["head"]
 
