@@ -1,5 +1,7 @@
 """The notes of unsent commits in MongoDB: written once for each append, gone when all of it is sent."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from typing import Any
