@@ -4,6 +4,7 @@ from callboard.app import App, Blueprint
 from callboard.client import Client, InstanceHandle, InstancesPage, InstanceStatus
 from callboard.core.context import DurableTask, OrchestrationContext
 from callboard.core.failure import FailureDetails
+from callboard.core.retrying import RetryContext
 from callboard.errors import (
     CallboardError,
     OrchestrationFailedError,
@@ -11,6 +12,7 @@ from callboard.errors import (
     TaskFailedError,
 )
 from callboard.hub import TaskHub
+from callboard.retries import RetryPolicy
 from callboard.worker import Worker, WorkerOptions
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "InstancesPage",
     "OrchestrationContext",
     "OrchestrationFailedError",
+    "RetryContext",
+    "RetryPolicy",
     "SubOrchestrationFailedError",
     "TaskFailedError",
     "TaskHub",

@@ -187,16 +187,17 @@ class OrchestrationStuckError(CallboardError):
 
 
 class TaskFailedError(CallboardError):
-    """An activity failed; raised where its task is awaited."""
+    """An activity failed; raised where its task is awaited. Of several attempts, it tells of the last."""
 
     heartbeat_details: str | None = None
     """The progress that it had reported, as JSON text: what its next attempt may read."""
 
-    def __init__(self, name: str, task_id: int, failure: FailureDetails) -> None:
+    def __init__(self, name: str, task_id: int, failure: FailureDetails, *, attempts: int = 1) -> None:
+        failed = "failed" if attempts == 1 else f"failed after {attempts} attempts"
         super().__init__(
-            f"{self._what} {name!r} (task {task_id}) failed: {failure.error_type}: {failure.error_message}"
+            f"{self._what} {name!r} (task {task_id}) {failed}: {failure.error_type}: {failure.error_message}"
         )
-        self.name, self.task_id, self.failure = name, task_id, failure
+        self.name, self.task_id, self.failure, self.attempts = name, task_id, failure, attempts
 
     _what = "Activity"
 

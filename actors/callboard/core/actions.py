@@ -92,15 +92,19 @@ class StartSubOrchestration(_Action, frozen=True, kw_only=True):
 
 class CreateTimer(_Action, frozen=True, kw_only=True):
     fire_at: datetime
+    retry_of: int | None = None
+    attempt: int = 0
 
     def to_event(self, at: datetime) -> TimerCreated:
-        return TimerCreated(timestamp=at, event_id=self.id, fire_at=self.fire_at)
+        return TimerCreated(
+            timestamp=at, event_id=self.id, fire_at=self.fire_at, retry_of=self.retry_of, attempt=self.attempt
+        )
 
     def matches(self, event: ActionEvent) -> bool:
         return isinstance(event, TimerCreated)
 
     def __str__(self) -> str:
-        return "a timer"
+        return _timer(self)
 
 
 class SendEvent(_Action, frozen=True, kw_only=True):
@@ -152,6 +156,10 @@ def describe_event(event: ActionEvent) -> str:
         case SubOrchestrationInstanceCreated():
             return f"sub-orchestration {event.name!r} as {event.instance_id!r}"
         case TimerCreated():
-            return "a timer"
+            return _timer(event)
         case EventSent():
             return f"event {event.name!r} to {event.instance_id!r}"
+
+
+def _timer(timer: CreateTimer | TimerCreated) -> str:
+    return "a timer" if timer.retry_of is None else f"the wait after attempt {timer.attempt} of task {timer.retry_of}"

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, Protocol, TypeVar, overload
 
 from callboard.core.loop import DeterministicFuture, DeterministicLoop
+from callboard.core.retrying import Call, RetryStrategy
 from callboard.core.timeouts import Duration, Timeouts
 
 T = TypeVar("T")
@@ -53,18 +54,18 @@ class ContextHost(Protocol):
     now: datetime
     replaying: bool
 
-    def schedule_activity(
-        self, activity: object, value: object, queue: str | None, timeouts: Timeouts
-    ) -> DurableTask[Any]: ...
+    def activity_call(self, activity: object, value: object, queue: str | None, timeouts: Timeouts) -> Call: ...
 
-    def start_child(
+    def child_call(
         self,
         orchestration: object,
         value: object,
         instance_id: str | None,
         version: str | None,
         tags: dict[str, str] | None,
-    ) -> DurableTask[Any]: ...
+    ) -> Call: ...
+
+    def make(self, call: Call, retry: RetryStrategy | None) -> DurableTask[Any]: ...
 
     def create_timer(self, fire_at: datetime) -> DurableTask[None]: ...
 
@@ -132,6 +133,7 @@ class OrchestrationContext:
         activity: Callable[..., Coroutine[Any, Any, T]],
         input: object = None,
         *,
+        retry: RetryStrategy | None = None,
         queue: str | None = None,
         timeout: Duration | None = None,
         schedule_to_start: Duration | None = None,
@@ -144,6 +146,7 @@ class OrchestrationContext:
         activity: Callable[..., T],
         input: object = None,
         *,
+        retry: RetryStrategy | None = None,
         queue: str | None = None,
         timeout: Duration | None = None,
         schedule_to_start: Duration | None = None,
@@ -156,6 +159,7 @@ class OrchestrationContext:
         activity: str,
         input: object = None,
         *,
+        retry: RetryStrategy | None = None,
         queue: str | None = None,
         timeout: Duration | None = None,
         schedule_to_start: Duration | None = None,
@@ -167,6 +171,7 @@ class OrchestrationContext:
         activity: object,
         input: object = None,
         *,
+        retry: RetryStrategy | None = None,
         queue: str | None = None,
         timeout: Duration | None = None,
         schedule_to_start: Duration | None = None,
@@ -179,6 +184,7 @@ class OrchestrationContext:
         Args:
             activity: The function (its result is typed then), or the name it is registered under, here or in another worker.
             input: One value for its one parameter, or a mapping by name if it has several.
+            retry: When and how often to try again what has failed: a `callboard.RetryPolicy`.
             queue: The activity queue, where it is not the one it is registered with.
             timeout: How long a run may take (start-to-close).
             schedule_to_start: How long it may wait until a worker begins it.
@@ -188,10 +194,11 @@ class OrchestrationContext:
             ValueError: a time limit of nothing, or of more than 100 years.
 
         Raises (where the task is awaited):
-            TaskFailedError: the activity raised, or was over a time limit; ``error.failure`` has the details.
+            TaskFailedError: the activity raised, or was over a time limit; ``error.failure`` has the details, of the last of
+                ``error.attempts`` attempts.
         """
         timeouts = Timeouts.of(timeout, schedule_to_start, heartbeat_timeout)
-        return self._host.schedule_activity(activity, input, queue, timeouts)
+        return self._host.make(self._host.activity_call(activity, input, queue, timeouts), retry)
 
     @overload
     def call_sub_orchestration(
@@ -199,6 +206,7 @@ class OrchestrationContext:
         orchestration: Callable[..., Coroutine[Any, Any, T]],
         input: object = None,
         *,
+        retry: RetryStrategy | None = None,
         instance_id: str | None = None,
         version: str | None = None,
         tags: dict[str, str] | None = None,
@@ -210,6 +218,7 @@ class OrchestrationContext:
         orchestration: str | Callable[..., Any],
         input: object = None,
         *,
+        retry: RetryStrategy | None = None,
         instance_id: str | None = None,
         version: str | None = None,
         tags: dict[str, str] | None = None,
@@ -220,6 +229,7 @@ class OrchestrationContext:
         orchestration: object,
         input: object = None,
         *,
+        retry: RetryStrategy | None = None,
         instance_id: str | None = None,
         version: str | None = None,
         tags: dict[str, str] | None = None,
@@ -229,14 +239,15 @@ class OrchestrationContext:
         Args:
             orchestration: The function, or the name it is registered under.
             input: Its input.
-            instance_id: The child's id; by default one that is unique to this execution and call.
+            retry: When and how often to start another child for one that has failed: a `callboard.RetryPolicy`.
+            instance_id: The child's id, for each attempt; by default one that is unique to this execution and attempt.
             version: The child's version; by default the app's, or the newest that is registered here. It is not the parent's.
             tags: The child's tags.
 
         Raises (where the task is awaited):
             SubOrchestrationFailedError: the child failed or was terminated, or its id is in use.
         """
-        return self._host.start_child(orchestration, input, instance_id, version, tags)
+        return self._host.make(self._host.child_call(orchestration, input, instance_id, version, tags), retry)
 
     def create_timer(self, due: datetime | timedelta) -> DurableTask[None]:
         """Sets a durable timer: a point in time (aware), or how long from now. Never fires early; survives anything.

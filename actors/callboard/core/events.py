@@ -158,6 +158,10 @@ class SubOrchestrationInstanceFailed(_Event, frozen=True, kw_only=True):
 class TimerCreated(_Event, frozen=True, kw_only=True):
     event_id: int
     fire_at: datetime
+    retry_of: int | None = None
+    """The number of the call (its first attempt's) that is tried again when this fires; None for any other timer."""
+    attempt: int = 0
+    """The attempt of that call after which this was set."""
 
 
 class TimerFired(_Event, frozen=True, kw_only=True):

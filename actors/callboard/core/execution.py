@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable, isgenerator
 from itertools import count
@@ -51,6 +51,7 @@ from callboard.core.events import (
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import check_instance_id, check_queue_name, child_instance_id, derived_execution_id
 from callboard.core.loop import DeterministicLoop
+from callboard.core.retrying import Attempt, Call, RetriedCall, RetryStrategy
 from callboard.core.timeouts import NONE as NO_TIMEOUTS, Timeouts
 from callboard.errors import CallboardError, SubOrchestrationFailedError, TaskFailedError
 
@@ -130,6 +131,8 @@ class Execution:
         self.now = datetime.fromtimestamp(0, UTC)
         self.replaying = False
         self.custom_status: Payload | None = None
+        self.recorded_retries: dict[tuple[int, int], datetime] = {}
+        """When the next attempt comes, by call and attempt, as history has it. Replay goes by it."""
         self._orchestration = orchestration
         self._targets = targets
         self._loop = DeterministicLoop(self)
@@ -157,6 +160,7 @@ class Execution:
 
         Raises:
             TurnInterrupted: the watchdog struck. The execution is good for `close` only.
+            StrategyFailed: a retry strategy raised. The execution is good for `close` only.
         """
         self.now = now
         self._loop.set_time(now.timestamp())
@@ -296,35 +300,40 @@ class Execution:
         if self._live and self._outcome is None:
             self._actions.append(action)
 
-    def schedule_activity(
-        self, activity: object, value: object, queue: str | None, timeouts: Timeouts
-    ) -> DurableTask[Any]:
+    def activity_call(self, activity: object, value: object, queue: str | None, timeouts: Timeouts) -> Call:
         target = self._targets.activity(activity)
         payload = payloads.encode(value, f"The input of activity {target.name!r}")
         queue = check_queue_name(queue or target.queue)
         timeouts = timeouts.over(target.timeouts)
-        task_id = next(self._ids)
-        self._ask(
-            ScheduleTask(
-                id=task_id,
-                name=target.name,
-                input=payload,
-                queue=queue,
-                start_to_close=timeouts.start_to_close,
-                schedule_to_start=timeouts.schedule_to_start,
-                heartbeat_timeout=timeouts.heartbeat,
-            )
-        )
-        return self._opened(task_id, target, TaskFailedError)
 
-    def start_child(
+        def schedule(attempt: Attempt) -> DurableTask[Any]:
+            task_id = next(self._ids)
+            self._ask(
+                ScheduleTask(
+                    id=task_id,
+                    name=target.name,
+                    input=payload,
+                    queue=queue,
+                    start_to_close=timeouts.start_to_close,
+                    schedule_to_start=timeouts.schedule_to_start,
+                    heartbeat_timeout=timeouts.heartbeat,
+                    attempt=attempt.number,
+                    first_attempt=attempt.first,
+                    heartbeat_details=attempt.heartbeat_details,
+                )
+            )
+            return self._opened(task_id, target, TaskFailedError)
+
+        return Call(f"activity {target.name!r}", schedule)
+
+    def child_call(
         self,
         orchestration: object,
         value: object,
         instance_id: str | None,
         version: str | None,
         tags: dict[str, str] | None,
-    ) -> DurableTask[Any]:
+    ) -> Call:
         if version is not None:
             version = payloads.text(version, "The version of an orchestration")
         target = self._targets.orchestration(orchestration, version)
@@ -332,19 +341,44 @@ class Execution:
         if instance_id is not None:
             self._check_child_id(instance_id)
         tags = _checked_tags(tags)
-        task_id = next(self._ids)
-        self._ask(
-            StartSubOrchestration(
-                id=task_id,
-                name=target.name,
-                instance_id=instance_id or child_instance_id(self.execution_id, task_id),
-                execution_id=derived_execution_id(self.execution_id, task_id, "child"),
-                input=payload,
-                version=target.version,
-                tags=tags,
+
+        def start(_attempt: Attempt) -> DurableTask[Any]:
+            task_id = next(self._ids)
+            self._ask(
+                StartSubOrchestration(
+                    id=task_id,
+                    name=target.name,
+                    instance_id=instance_id or child_instance_id(self.execution_id, task_id),
+                    execution_id=derived_execution_id(self.execution_id, task_id, "child"),
+                    input=payload,
+                    version=target.version,
+                    tags=tags,
+                )
             )
-        )
-        return self._opened(task_id, target, SubOrchestrationFailedError)
+            return self._opened(task_id, target, SubOrchestrationFailedError)
+
+        return Call(f"sub-orchestration {target.name!r}", start)
+
+    def make(self, call: Call, retry: RetryStrategy | None) -> DurableTask[Any]:
+        """Makes a call, again and again if need be."""
+        return call.schedule(Attempt()) if retry is None else RetriedCall(self, call, retry).task
+
+    def new_task(self, when_cancelled: Callable[[DurableTask[Any]], None]) -> DurableTask[Any]:
+        """A task made of others."""
+        return DurableTask(loop=self._loop, when_cancelled=when_cancelled)
+
+    def retry_timer(
+        self, retry_of: int, attempt: int, decide: Callable[[], timedelta | None]
+    ) -> tuple[DurableTask[None], timedelta] | None:
+        fire_at = self.recorded_retries.get((retry_of, attempt)) if self.replaying else self._after(decide())
+        if fire_at is None:
+            return None
+        return self._timer_task(self._set_timer(fire_at, retry_of=retry_of, attempt=attempt)), fire_at - self.now
+
+    def _after(self, delay: timedelta | None) -> datetime | None:
+        if delay is None:
+            return None
+        return _up_to_millisecond(self.now + min(max(delay, timedelta()), _LATEST - self.now))
 
     def _check_child_id(self, instance_id: str) -> None:
         check_instance_id(instance_id)
@@ -359,7 +393,9 @@ class Execution:
         return task
 
     def create_timer(self, fire_at: datetime) -> DurableTask[None]:
-        task_id = self._set_timer(fire_at)
+        return self._timer_task(self._set_timer(fire_at))
+
+    def _timer_task(self, task_id: int) -> DurableTask[None]:
         task: DurableTask[None] = DurableTask(
             loop=self._loop, task_id=task_id, when_cancelled=lambda task: self.timer_cancelled(task.task_id)
         )
@@ -415,9 +451,10 @@ class Execution:
         if self._live and self._outcome is None:
             self._timers_cancelled.append(key)
 
-    def _set_timer(self, fire_at: datetime) -> int:
+    def _set_timer(self, fire_at: datetime, *, retry_of: int | None = None, attempt: int = 0) -> int:
         task_id = next(self._ids)
-        self._ask(CreateTimer(id=task_id, fire_at=_up_to_millisecond(min(fire_at, _LATEST).astimezone(UTC))))
+        fire_at = _up_to_millisecond(min(fire_at, _LATEST).astimezone(UTC))
+        self._ask(CreateTimer(id=task_id, fire_at=fire_at, retry_of=retry_of, attempt=attempt))
         return task_id
 
 

@@ -65,6 +65,12 @@ def replay(execution: Execution, commits: Sequence[Commit]) -> Replayed:
     """
     replayed = Replayed()
     execution.replaying = True
+    execution.recorded_retries = {
+        (event.retry_of, event.attempt): event.fire_at
+        for commit in commits
+        for event in commit.events
+        if isinstance(event, TimerCreated) and event.retry_of is not None
+    }
     for commit in commits:
         replayed.unfed.extend(event for event in commit.events if isinstance(event, INPUT_EVENTS))
         if not commit.ran:
@@ -74,6 +80,7 @@ def replay(execution: Execution, commits: Sequence[Commit]) -> Replayed:
         replayed.new_actions.update((action.id, action) for action in step.actions)
         _compare(commit, replayed.new_actions, ended=step.outcome is not None)
     execution.replaying = False
+    execution.recorded_retries.clear()
     return replayed
 
 

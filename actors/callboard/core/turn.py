@@ -33,6 +33,7 @@ from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, Parked, ParkedKind, derived_execution_id
 from callboard.core.messages import InstanceMessage, Resume, Wake
 from callboard.core.replay import replay
+from callboard.core.retrying import StrategyFailed
 from callboard.core.state import InstanceState, Verdict
 from callboard.errors import NonDeterminismError
 
@@ -217,6 +218,8 @@ class Activation:
             step = execution.advance(now, pending)
         except NonDeterminismError as error:
             return self._park(inputs, now, "nondeterminism", str(error))
+        except StrategyFailed as error:
+            return self._park(inputs, now, "unrunnable", str(error))
         except TurnInterrupted as interrupted:
             return self._park(inputs, now, "stuck", STUCK + _place(interrupted))
         except SystemExit as exit_:
