@@ -36,13 +36,15 @@ FLUSH = 2.0
 class Sending:
     """One commit whose effects are under way: counts them down."""
 
-    __slots__ = ("_ended", "again", "commit", "failed", "remaining")
+    __slots__ = ("_ended", "again", "commit", "failed", "forwarded", "remaining")
 
     def __init__(self, commit: Commit, ended: Callable[[Sending], None], *, again: bool) -> None:
         self.commit = commit
         self.again = again
         self.remaining = 1  # held by the one who starts the effects
         self.failed = False
+        self.forwarded = False
+        """Whether a message went to the broker: confirmed is then not yet committed by its receiver."""
         self._ended = ended
 
     def hold(self) -> Sending:
@@ -112,7 +114,7 @@ class Effects:
         self._marks: Batcher[CommitKey, None] = Batcher(
             store.mark_sent, host, name="mark sent", most=2_000, linger=MARK_LINGER
         )
-        self._trims: Batcher[Commit, None] = Batcher(self._trim, host, name="trim", most=50)
+        self._trims: Batcher[CommitKey, None] = Batcher(self._trim, host, name="trim", most=50)
         timers.on_settled = self._clear_timer
 
     @property
@@ -197,6 +199,7 @@ class Effects:
     def _tell(self, message: InstanceMessage, sending: Sending) -> None:
         """A copy in memory if the receiver is ours: the commit stays in flight until the receiver's commit has taken it."""
         if not self._post(Letter(message, sending)):
+            sending.forwarded = True
             self._sender.tell(message, sending.sent)
 
     def _child_created(
@@ -228,20 +231,38 @@ class Effects:
         if sending.failed:
             self._in_flight.pop((commit.instance_id, commit.n), None)
             return
-        self._marks.submit(key, lambda _result, _error: self._marked(commit))
+        self._marks.submit(key, lambda _result, _error: self._marked(sending))
 
-    def _marked(self, commit: Commit) -> None:
+    def _marked(self, sending: Sending) -> None:
+        commit = sending.commit
         self._in_flight.pop((commit.instance_id, commit.n), None)
-        if commit.generation and commit.n == commit.first:
-            self._trims.submit(commit, _nobody_waits)
+        below = _below(commit, begun=not sending.forwarded)
+        if below is not None:
+            self._trims.submit(CommitKey(commit.instance_id, below), _nobody_waits)
 
-    async def _trim(self, commits: Sequence[Commit]) -> None:
+    async def _trim(self, ends: Sequence[CommitKey]) -> None:
         """The executions before these were continued as new: their histories are not needed any more."""
-        for commit in commits:
-            await self._store.trim(commit.instance_id, below=commit.first)
+        for instance_id, below in {end.instance_id: end.n for end in sorted(ends, key=_number)}.items():
+            await self._store.trim(instance_id, below=below)
 
     def _clear_timer(self, row: TimerRow) -> None:
         self._timers_gone.submit(row, _nobody_waits)
+
+
+def _below(commit: Commit, *, begun: bool) -> int | None:
+    """Below which number an instance's commits are not needed any more, once the effects of this one are done.
+
+    Args:
+        commit: Marked as sent.
+        begun: If it continues as new: whether the next execution has begun for sure. Until then it is needed itself.
+    """
+    if commit.continued is not None and begun:
+        return commit.n + 1
+    return commit.first if commit.generation and commit.n == commit.first else None
+
+
+def _number(key: CommitKey) -> int:
+    return key.n
 
 
 def _nobody_waits(_result: None, _error: BaseException | None) -> None:
