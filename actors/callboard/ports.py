@@ -267,6 +267,8 @@ class InstanceFilter(msgspec.Struct, frozen=True, kw_only=True):
     created_to: datetime | None = None
     parked: bool | None = None
     """Those whose code cannot run, or (False) those whose code can."""
+    parent_id: str | None = None
+    """Only children of this instance."""
 
 
 class InstancePage(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from callboard.core.events import ParentInstance
 from callboard.errors import ConfigurationError, InvalidPayloadError, StoreUnavailableError
-from callboard.ports import Destination
+from callboard.ports import Destination, InstanceFilter
 from callboard.testing.store_contract.values import COMMITTED, CREATED, LOST, START, commit, key, record, run_to_end
 from callboard_broker.sqlite import SQLiteBroker
 from callboard_store.sqlite import SQLiteStore
@@ -259,3 +260,17 @@ class TestTime:
                 await store.get_payload(kept)
             with pytest.raises(KeyError):
                 await store.get_payload(unused)
+
+
+async def test_a_file_without_the_column_of_parents_gets_it(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    parent = ParentInstance(instance_id="mother", execution_id="pe", task_scheduled_id=3)
+    async with opened(path) as store:
+        await store.create([record("child", parent=parent), record("mother")])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute('DROP INDEX "trips.instances_parent"')
+        connection.execute('ALTER TABLE "trips.instances" DROP COLUMN parent')
+        connection.commit()
+    async with opened(path) as store:
+        page = await store.query(InstanceFilter(parent_id="mother"), limit=9)
+        assert [each.instance_id for each in page.records] == ["child"]

@@ -255,6 +255,11 @@ def _indexes(collections: Collections) -> list[tuple[Collection, list[IndexModel
                     name="pending_starts",
                     partialFilterExpression={"runtimeStatus": "Pending"},
                 ),
+                IndexModel(
+                    [("parent.instanceId", up)],
+                    name="children",
+                    partialFilterExpression={"parent.instanceId": {"$exists": True}},
+                ),
                 IndexModel([("partition", up)], name="parked", partialFilterExpression={"parked": {"$exists": True}}),
                 IndexModel(
                     [("expires", up)],

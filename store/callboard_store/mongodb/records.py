@@ -157,6 +157,8 @@ def _condition(which: InstanceFilter, token: str | None) -> Document:
     if which.id_prefix:
         end = prefix_end(which.id_prefix)
         condition["_id"] = {"$gte": which.id_prefix, **({"$lt": end} if end else {})}
+    if which.parent_id:
+        condition["parent.instanceId"] = {"$eq": which.parent_id}
     created: dict[str, Any] = {}
     if which.created_from:
         created["$gte"] = which.created_from

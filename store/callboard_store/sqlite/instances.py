@@ -65,7 +65,7 @@ class Instances(Topic):
 
         def work(sql: Sql) -> list[CreateOutcome]:
             made = sql.run_each(
-                "INSERT INTO {instances} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING",
+                "INSERT INTO {instances} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?) ON CONFLICT DO NOTHING",
                 (_row(record) for record in records),
             )
             if made == len(records):
@@ -246,6 +246,7 @@ def _row(record: InstanceRecord) -> tuple[object, ...]:
         record.head,
         record.first,
         json(record),
+        record.parent.instance_id if record.parent else None,
     )
 
 
@@ -283,7 +284,7 @@ def _decide(sql: Sql, record: InstanceRecord) -> CreateOutcome:
     if expires is None and status not in TERMINAL:
         return CreateOutcome(created=False, existing=record_of(content))
     kept = _with_numbers(record, head)
-    sql.run("INSERT OR REPLACE INTO {instances} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", *_row(kept))
+    sql.run("INSERT OR REPLACE INTO {instances} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)", *_row(kept))
     return CreateOutcome(created=True)
 
 
@@ -317,6 +318,8 @@ def _condition(which: InstanceFilter, token: str | None) -> tuple[str, list[obje
             add("instance_id < ?", end)
     if which.parked is not None:
         add("parked = ?", which.parked)
+    if which.parent_id:
+        add("parent = ?", which.parent_id)
     if which.created_from:
         add("created_time >= ?", text(which.created_from))
     if which.created_to:

@@ -49,7 +49,7 @@ class Purging(Topic):
             sql.run(_TAKEN + " WHERE instance_id = ? AND expires IS NULL", now + TAKEN_SECONDS, instance_id)
             sql.run(
                 """UPDATE {instances} SET runtime_status = 'Purged', expires = ?, record = NULL, name = NULL,
-                    created_time = NULL, start_after = NULL, parked = 0 WHERE instance_id = ?""",
+                    created_time = NULL, start_after = NULL, parent = NULL, parked = 0 WHERE instance_id = ?""",
                 now + tombstone_seconds,
                 instance_id,
             )

@@ -28,7 +28,8 @@ _TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS {instances} (
         instance_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, execution_id TEXT NOT NULL, started_as TEXT NOT NULL,
         generation INTEGER NOT NULL, name TEXT, runtime_status TEXT NOT NULL, created_time TEXT, start_after TEXT,
-        parked INTEGER NOT NULL DEFAULT 0, head INTEGER NOT NULL, first INTEGER NOT NULL, record TEXT, expires REAL
+        parked INTEGER NOT NULL DEFAULT 0, head INTEGER NOT NULL, first INTEGER NOT NULL, record TEXT, expires REAL,
+        parent TEXT
     )""",
     "CREATE INDEX IF NOT EXISTS {instances_created} ON {instances} (created_time, instance_id) WHERE expires IS NULL",
     "CREATE INDEX IF NOT EXISTS {instances_status} ON {instances} (runtime_status, created_time, instance_id)",
@@ -89,8 +90,17 @@ def open_hub(sql: Sql, hub: str, partitions: int | None) -> int:
         )
     for statement in _TABLES:
         sql.run(statement)
+    _add_parent(sql)
+    sql.run("CREATE INDEX IF NOT EXISTS {instances_parent} ON {instances} (parent) WHERE parent IS NOT NULL")
     sql.run_each("INSERT OR IGNORE INTO {partitions} VALUES (?, NULL, 0, 0)", ((number,) for number in range(count)))
     return int(count)
+
+
+def _add_parent(sql: Sql) -> None:
+    """A file that was made before there was this column."""
+    if "parent" not in sql.columns("SELECT * FROM {instances} LIMIT 0"):
+        sql.run("ALTER TABLE {instances} ADD COLUMN parent TEXT")
+        sql.run("UPDATE {instances} SET parent = json_extract(record, '$.parent.instanceId') WHERE record IS NOT NULL")
 
 
 def text(moment: datetime) -> str:

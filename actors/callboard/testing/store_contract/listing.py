@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from callboard.core.events import ParentInstance
 from callboard.core.instances import InstanceRecord, Parked
 from callboard.ports import InstanceFilter, ParkedInstance, Store
 from callboard.testing.store_contract.values import (
@@ -13,6 +14,7 @@ from callboard.testing.store_contract.values import (
     last_commit,
     projection,
     record,
+    run_to_end,
     seconds,
 )
 
@@ -71,6 +73,26 @@ class ListingTests(StoreTests):
             assert await found(id_prefix="hello-", statuses=("Pending",)) == ["hello-0", "hello-2", "hello-3"]
             assert await found(names=("bye",), created_to=START) == ["bye-0"]
             assert len(await found()) == 8
+
+    async def test_a_query_finds_the_children_of_an_instance(self) -> None:
+        async with self.opened() as store:
+            mothers = {"child-1": "$mother", "child-2": "$mother", "child-3": "mother"}
+            parents = {
+                child: ParentInstance(instance_id=mother, execution_id="pe", task_scheduled_id=3)
+                for child, mother in mothers.items()
+            }
+            await store.create([record("$mother"), *(record(child, parent=parents[child]) for child in mothers)])
+
+            async def children(parent_id: str) -> list[str]:
+                return sorted(ids((await store.query(InstanceFilter(parent_id=parent_id), limit=50)).records))
+
+            assert await children("$mother") == ["child-1", "child-2"]
+            assert await children("mother") == ["child-3"]
+            assert await children("child-1") == []
+            await run_to_end(store, "grown", parent=parents["child-1"])
+            assert await store.purge("grown")
+            await store.project([projection(last_commit("child-1", 0))])
+            assert await children("$mother") == ["child-1", "child-2"]
 
     async def test_what_people_filter_by_is_never_an_operator(self) -> None:
         async with self.opened() as store:
