@@ -1,7 +1,7 @@
 """Callboard: durable orchestrations in plain Python, on RabbitMQ and MongoDB."""
 
 from callboard.app import App, Blueprint
-from callboard.client import Client, InstanceHandle, InstancesPage, InstanceStatus
+from callboard.client import Client, InstanceHandle, InstancesPage, InstanceStatus, PurgeResult
 from callboard.core.context import DurableTask, OrchestrationContext
 from callboard.core.failure import FailureDetails
 from callboard.core.retrying import RetryContext
@@ -12,6 +12,7 @@ from callboard.errors import (
     TaskFailedError,
 )
 from callboard.hub import TaskHub
+from callboard.ports import InstanceFilter
 from callboard.retries import RetryPolicy
 from callboard.worker import Worker, WorkerOptions
 
@@ -22,11 +23,13 @@ __all__ = [
     "Client",
     "DurableTask",
     "FailureDetails",
+    "InstanceFilter",
     "InstanceHandle",
     "InstanceStatus",
     "InstancesPage",
     "OrchestrationContext",
     "OrchestrationFailedError",
+    "PurgeResult",
     "RetryContext",
     "RetryPolicy",
     "SubOrchestrationFailedError",

@@ -44,6 +44,14 @@ def make_app() -> App:
         return await context.wait_for_external_event("approval")
 
     @app.orchestration
+    async def family(context: OrchestrationContext, depth: int) -> int:
+        """Has two children, and they have two, and so on; returns how many instances it was."""
+        if not depth:
+            return 1
+        children: list[int] = [await context.call_sub_orchestration("family", depth - 1) for _ in range(2)]
+        return 1 + sum(children)
+
+    @app.orchestration
     async def broke(context: OrchestrationContext) -> None:
         await context.call_activity(pay, 5)
 

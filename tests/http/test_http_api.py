@@ -50,6 +50,7 @@ async def test_a_start_is_answered_with_all_management_uris(tmp_path: Path, star
             "sendEventPostUri": f"{instance}/raiseEvent/{{eventName}}?taskHub=theatre",
             "terminatePostUri": f"{instance}/terminate?reason={{text}}&taskHub=theatre",
             "purgeHistoryDeleteUri": f"{instance}?taskHub=theatre",
+            "restartPostUri": f"{instance}/restart?taskHub=theatre",
             "suspendPostUri": f"{instance}/suspend?reason={{text}}&taskHub=theatre",
             "resumePostUri": f"{instance}/resume?reason={{text}}&taskHub=theatre",
         }
@@ -155,7 +156,7 @@ async def test_an_unknown_orchestration_is_a_bad_request(tmp_path: Path, name: s
     async with api(tmp_path) as scene:
         answer = await scene.ask("POST", f"/api/orchestrators/{name}")
         assert answer.status_code == 400
-        assert "approve, broke, echo, hello_sequence" in message_of(answer)
+        assert "approve, broke, echo, family, hello_sequence" in message_of(answer)
 
 
 @pytest.mark.parametrize("instance_id", ["@me", "a%2Fb", "a/b", "a%5Cb", "a%23b", "a%3Fb", "a%00b", "a%7Fb", "x" * 257])
@@ -457,7 +458,6 @@ async def test_many_instances_are_purged_by_filter(tmp_path: Path) -> None:
     ("method", "path"),
     [
         ("POST", "instances/one/rewind"),
-        ("POST", "instances/one/restart"),
         ("GET", "entities"),
         ("GET", "entities/counter"),
         ("GET", "entities/counter/a"),
@@ -504,7 +504,7 @@ async def test_it_says_what_is_here_and_whether_it_is_ready(tmp_path: Path) -> N
     async with api(tmp_path) as scene:
         index = (await scene.ask("GET", "/")).json()
         assert index["hub"] == "theatre"
-        assert index["orchestrations"] == ["approve", "broke", "echo", "hello_sequence"]
+        assert index["orchestrations"] == ["approve", "broke", "echo", "family", "hello_sequence"]
         assert (await scene.http.get(index["instancesGetUri"])).status_code == 200
         assert (await scene.ask("GET", "/healthz")).json() == {"status": "live"}
         ready = await scene.ask("GET", "/readyz")

@@ -2,6 +2,7 @@
 
 from callboard.client.client import Client
 from callboard.client.handle import InstanceHandle
+from callboard.client.purging import PurgeResult
 from callboard.client.status import InstancesPage, InstanceStatus
 
-__all__ = ["Client", "InstanceHandle", "InstanceStatus", "InstancesPage"]
+__all__ = ["Client", "InstanceHandle", "InstanceStatus", "InstancesPage", "PurgeResult"]

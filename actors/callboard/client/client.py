@@ -10,6 +10,7 @@ from callboard.bodies import restored_all
 from callboard.client.connection import Connection
 from callboard.client.endings import Endings
 from callboard.client.handle import InstanceHandle
+from callboard.client.purging import PurgeResult, Purges
 from callboard.client.starts import Starts
 from callboard.client.status import InstancesPage, InstanceStatus
 from callboard.core import payloads
@@ -21,9 +22,6 @@ from callboard.core.messages import (
     Resume,
     Suspend,
     Terminate,
-)
-from callboard.errors import (
-    InstanceNotFinishedError,
 )
 from callboard.hub import TaskHub
 from callboard.ports import Host, InstanceFilter
@@ -47,6 +45,7 @@ class Client:
         self._host = self._connection.host
         self._endings = Endings(self._connection)
         self._starts = Starts(self._connection, self._endings)
+        self._purges = Purges(self._connection)
 
     @property
     def hub(self) -> TaskHub:
@@ -254,19 +253,50 @@ class Client:
             Resume(instance_id=instance_id, message_id=self._host.token(), at=self._host.now(), reason=reason)
         )
 
-    async def purge(self, instance_id: str) -> None:
-        """Deletes an instance that has ended, with its history and payloads.
+    async def restart(self, instance_id: str, *, restart_with_new_instance_id: bool = True) -> InstanceHandle[Any]:
+        """Starts an orchestration again, with the input, version and tags that an instance has; it is nobody's child then.
+
+        Args:
+            instance_id: The instance to take them from.
+            restart_with_new_instance_id: Under a new id, whether that one has ended or not; or under the same id once it has ended.
+
+        Raises:
+            InstanceNotFoundError: there is none of that id.
+            InstanceAlreadyExistsError: it is to be the same id, and the instance has not ended.
+            OrchestrationNotRegisteredError: the app knows orchestrations, but not this one.
+        """
+        record = await self._connection.record(instance_id)
+        target = self._target(record.name, record.version)
+        again = None if restart_with_new_instance_id else instance_id
+        started = await self._start(
+            record.name, record.input, instance_id=again, version=record.version, tags=record.tags
+        )
+        return InstanceHandle(self, started, target.result_type)
+
+    async def purge(self, instance_id: str, *, recursive: bool = True) -> int:
+        """Deletes an instance that has ended, with its history and payloads; returns how many were deleted.
+
+        Args:
+            instance_id: The instance.
+            recursive: Its children too, and theirs; those that have not ended stay.
 
         Raises:
             InstanceNotFoundError: there is none of that id.
             InstanceNotFinishedError: it has not ended, or what it brought about is not all confirmed yet: try again.
         """
-        record = await self._connection.record(instance_id)
-        if not await self.hub.store.purge(instance_id):
-            status = record.runtime_status
-            raise InstanceNotFinishedError(
-                instance_id, f"{status}, with effects under way" if record.terminal else status
-            )
+        return await self._purges.purge(instance_id, recursive=recursive)
+
+    async def purge_instances(
+        self, which: InstanceFilter, *, recursive: bool = True, timeout: float | None = None
+    ) -> PurgeResult:
+        """Deletes all instances that have ended, of those that a filter names.
+
+        Args:
+            which: The instances; of its statuses only those of instances that have ended count.
+            recursive: Their children too, whatever the filter says, and theirs; those that have not ended stay.
+            timeout: When to stop, in seconds.
+        """
+        return await self._purges.purge_all(which, recursive=recursive, timeout=timeout)
 
     # Inside
 

@@ -58,7 +58,7 @@ def _add_routes(app: FastAPI, routes: Routes) -> None:
         ("POST", f"{instance}/suspend", routes.suspend),
         ("POST", f"{instance}/resume", routes.resume),
         ("POST", f"{instance}/rewind", routes.not_yet),
-        ("POST", f"{instance}/restart", routes.not_yet),
+        ("POST", f"{instance}/restart", routes.restart),
         ("GET", instance, routes.status),
         ("DELETE", instance, routes.purge),
         ("GET", f"{PREFIX}/entities", routes.not_yet),

@@ -41,6 +41,7 @@ def check_status_payload(root: str, hub: str, instance_id: str, *, error_on_fail
         "sendEventPostUri": f"{instance}/raiseEvent/{{eventName}}?{query}",
         "terminatePostUri": f"{instance}/terminate?reason={{text}}&{query}",
         "purgeHistoryDeleteUri": f"{instance}?{query}",
+        "restartPostUri": f"{instance}/restart?{query}",
         "suspendPostUri": f"{instance}/suspend?reason={{text}}&{query}",
         "resumePostUri": f"{instance}/resume?reason={{text}}&{query}",
     }

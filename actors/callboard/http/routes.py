@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -12,7 +11,6 @@ from fastapi import Request, Response
 
 from callboard.client import Client, InstanceStatus
 from callboard.core import folding
-from callboard.core.events import TERMINAL
 from callboard.core.payloads import text as valid_text
 from callboard.errors import CallboardError, InstanceNotFinishedError, InstanceNotFoundError
 from callboard.http.asking import MAX_EVENT_NAME, Query, json_body, media_type, no_body
@@ -29,10 +27,24 @@ from callboard.ports import Destination
 
 T = TypeVar("T")
 
-#: How often, and how long, a purge is tried while an instance that has ended still has effects under way, in seconds.
-PURGE_PAUSE, PURGE_PATIENCE = 0.05, 3.0
+#: How much of the time that a request may take a purge of many instances uses; then it says that there are more.
+PURGE_SHARE = 0.7
 #: How long the servers may take to show that they are there, in seconds.
 READY_WITHIN = 3.0
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """How long the caller of a start waits for the end."""
+
+    seconds: float | None
+    error_on_failure: bool
+
+    @classmethod
+    def of(cls, query: Query) -> Waiting:
+        seconds, pause = query.seconds("timeout"), query.seconds("pollingInterval")
+        if seconds is not None and pause is not None and pause > seconds:
+            raise RequestError(400, "The value of 'pollingInterval' must not be more than 'timeout'.")
+        return cls(seconds, query.flag("returnInternalServerErrorOnFailure", default=False))
 
 
 class Routes:
@@ -54,10 +66,7 @@ class Routes:
     async def start(self, request: Request) -> Response:
         """Start an orchestration; the body is its input."""
         query = self._query(request)
-        wait, pause = query.seconds("timeout"), query.seconds("pollingInterval")
-        error_on_failure = query.flag("returnInternalServerErrorOnFailure", default=False)
-        if wait is not None and pause is not None and pause > wait:
-            raise RequestError(400, "The value of 'pollingInterval' must not be more than 'timeout'.")
+        waiting = Waiting.of(query)
         if media_type(request) == "multipart/form-data":  # what Postman sends when no body was chosen
             await no_body(request, self._body_limit)
             payload = None
@@ -71,11 +80,27 @@ class Routes:
                 version=query.text("version"),
             )
         )
-        ended = await self._ended_within(instance_id, wait) if wait else None
+        return await self._started(request, instance_id, waiting)
+
+    async def restart(self, request: Request) -> Response:
+        """Start an orchestration again, with the same input."""
+        query = self._query(request)
+        waiting = Waiting.of(query)
+        new_id = query.flag("restartWithNewInstanceId", default=True)
+        again = self._client().restart(request.path_params["instance_id"], restart_with_new_instance_id=new_id)
+        try:
+            started = await self._bounded(again)
+        except InstanceNotFoundError as error:  # to Durable Functions it is an argument that is wrong
+            raise RequestError(400, str(error)) from None
+        return await self._started(request, started.instance_id, waiting)
+
+    async def _started(self, request: Request, instance_id: str, waiting: Waiting) -> Response:
+        """The end of an instance that was started just now, if it comes in the time that the caller waits; or where to follow it."""
+        ended = await self._ended_within(instance_id, waiting.seconds) if waiting.seconds else None
         if ended is not None:
-            return _result(ended, error_on_failure=error_on_failure)
+            return _result(ended, error_on_failure=waiting.error_on_failure)
         hub = self._client().hub.name
-        return create_check_status_response(request, hub, instance_id, error_on_failure=error_on_failure)
+        return create_check_status_response(request, hub, instance_id, error_on_failure=waiting.error_on_failure)
 
     async def _ended_within(self, instance_id: str, seconds: float) -> InstanceStatus | None:
         try:
@@ -153,45 +178,26 @@ class Routes:
         return Response(status_code=202)
 
     async def purge(self, request: Request) -> Response:
-        """Delete an instance that has ended, with its history."""
+        """Delete an instance that has ended, with its history and its children."""
         self._query(request)
-        await self._bounded(self._purged(request.path_params["instance_id"]))
-        return json_response({"instancesDeleted": 1})
+        try:
+            deleted = await self._bounded(self._client().purge(request.path_params["instance_id"]))
+        except InstanceNotFinishedError as error:
+            if (status := await self._client().find(error.instance_id)) is not None and status.is_terminal:
+                raise RequestError(503, str(error)) from None
+            raise
+        return json_response({"instancesDeleted": deleted})
 
     async def purge_many(self, request: Request) -> Response:
-        """Delete all instances that have ended, of those that the filter names."""
+        """Delete all instances that have ended, of those that the filter names, with their children."""
         which = self._query(request).instances()
         if which.created_from is None:
             raise RequestError(400, "Please provide value for 'createdTimeFrom' parameter.")
-        ended = tuple(status for status in which.statuses or TERMINAL if status in TERMINAL)
-        deleted, continuation, more = 0, None, bool(ended)
-        while more:
-            which = msgspec.structs.replace(which, statuses=ended)
-            page = await self._bounded(self._client().list_instances(which, continuation=continuation))
-            for status in page.instances:
-                with contextlib.suppress(InstanceNotFinishedError, InstanceNotFoundError):
-                    await self._bounded(self._client().purge(status.instance_id))
-                    deleted += 1
-            continuation, more = page.continuation, page.continuation is not None
-        return json_response({"instancesDeleted": deleted}, 200 if deleted else 404)
-
-    async def _purged(self, instance_id: str) -> None:
-        """An instance that has just ended is still telling others so: that takes a moment, not the caller's second try."""
-        until = asyncio.get_running_loop().time() + PURGE_PATIENCE
-        while True:
-            try:
-                return await self._client().purge(instance_id)
-            except InstanceNotFinishedError:
-                status = await self._client().find(instance_id)
-                if status is None:
-                    raise InstanceNotFoundError(instance_id) from None
-                if not status.is_terminal:
-                    raise
-                if asyncio.get_running_loop().time() > until:
-                    raise RequestError(
-                        503, f"Instance {instance_id!r} has ended, with effects under way. Try again."
-                    ) from None
-            await asyncio.sleep(PURGE_PAUSE)
+        in_time = self._client().purge_instances(which, timeout=self._server_timeout * PURGE_SHARE)
+        purged = await self._bounded(in_time)
+        if not purged.complete:
+            return json_response({"instancesDeleted": purged.deleted, "isComplete": False})
+        return json_response({"instancesDeleted": purged.deleted}, 200 if purged.deleted else 404)
 
     # Around it
 
