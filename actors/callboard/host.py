@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
 import logging
 import queue
@@ -48,7 +49,8 @@ class SystemHost:
         return SystemTask(asyncio.get_running_loop().create_task(work, name=name))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        context = contextvars.copy_context()  # of tracing and logging, for example
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: context.run(work))
 
     def worker_thread(self, name: str) -> SystemThread:
         return SystemThread(name)

@@ -21,10 +21,12 @@ from callboard.bodies import estimated_size, failure_size, load_instances, store
 from callboard.core.execution import Orchestration, Unrunnable
 from callboard.core.instances import Commit, InstanceRecord, version_of
 from callboard.core.messages import InstanceMessage, Resume, StartExecution, Terminate, Wake
+from callboard.core.spans import Span
 from callboard.core.turn import Activation, Decider, Turn
 from callboard.mailbox import Actor, Letter
 from callboard.ports import AppendOutcome, Host, LoadedInstance, Store
 from callboard.registry import Registry
+from callboard.tracing import UNTRACED, Tracing
 from callboard.turnthread import Hung, StuckOrchestration, TurnJob, TurnThread
 
 log = logging.getLogger("callboard")
@@ -61,6 +63,7 @@ class TurnLoop:
         *,
         memory: int = MEMORY,
         thread: TurnThread | None = None,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._store = store
         self._host = host
@@ -69,6 +72,7 @@ class TurnLoop:
         self._behind = behind
         self._memory = memory
         self._thread = thread or TurnThread(host)
+        self._tracing = tracing
         self._actors: dict[str, Actor] = {}
         self._ready: OrderedDict[str, Actor] = OrderedDict()
         self._loaded: list[tuple[Actor, LoadedInstance]] = []
@@ -183,7 +187,8 @@ class TurnLoop:
     def _maker(self, loaded: LoadedInstance, letters: Sequence[Letter]) -> Callable[[], Decider]:
         """How to make the instance's activation, in the turns' thread: it may replay."""
         orchestration = self._code_for(loaded, letters)
-        return lambda: Activation(loaded.record, loaded.commits, orchestration, self._registry)
+        record = self._tracing.begin(loaded.record)
+        return lambda: Activation(record, loaded.commits, orchestration, self._registry)
 
     def _code_for(self, loaded: LoadedInstance, letters: Sequence[Letter]) -> Orchestration | Unrunnable:
         record = loaded.record
@@ -213,18 +218,20 @@ class TurnLoop:
     def _on_turn(self, actor: Actor, letters: list[Letter], turn: Turn) -> None:
         self.statistics.turns += 1
         if turn.commit is not None:
-            self._commits.submit(turn.commit, self._on_committed(actor, letters, turn.commit))
+            self._commits.submit(turn.commit, self._on_committed(actor, letters, turn.commit, turn.spans))
         elif turn.unknown:
             self._host.spawn(self._confirm_drop(actor, letters), name="callboard confirm")
         else:
             self._settle(actor, letters)
 
     def _on_committed(
-        self, actor: Actor, letters: list[Letter], commit: Commit
+        self, actor: Actor, letters: list[Letter], commit: Commit, spans: Sequence[Span]
     ) -> Callable[[AppendOutcome | None, BaseException | None], None]:
         def done(outcome: AppendOutcome | None, error: BaseException | None) -> None:
             if outcome is AppendOutcome.COMMITTED:
                 self.statistics.commits += 1
+                if spans:
+                    self._tracing.ended(spans)
                 self._committed(commit)
                 self._keep(actor, commit)
                 self._settle(actor, letters)

@@ -29,6 +29,7 @@ from callboard.registry import check_queue
 from callboard.routes import Routes, Sender
 from callboard.scope import Scope
 from callboard.sweeping import Sweeper
+from callboard.telemetry import Telemetry
 from callboard.timers import Timers
 from callboard.turns import MEMORY, TurnLoop
 from callboard.turnthread import TURN_LIMIT, TurnThread
@@ -85,16 +86,24 @@ class Worker:
         hub: Opened.
         options: How to work.
         host: Clock, randomness, threads and tasks; the machine's own by default.
+        telemetry: Where its spans go; by default to the process's tracer provider, if it has one.
     """
 
     def __init__(
-        self, app: App, hub: TaskHub, options: WorkerOptions | None = None, *, host: Host | None = None
+        self,
+        app: App,
+        hub: TaskHub,
+        options: WorkerOptions | None = None,
+        *,
+        host: Host | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.options = options or WorkerOptions()
         self._app = app
         self._hub = hub
         self._own_host = SystemHost() if host is None else None
         self._host = Scope(host or self._own_host or SystemHost())
+        self._tracing = (telemetry or Telemetry()).tracing()
         self.worker_id = self._host.token()[:16]
         self._others: list[Subscription] = []
         self._loops: list[BackgroundTask] = []
@@ -107,6 +116,7 @@ class Worker:
     def _wire(self) -> None:
         """Puts the parts together. Data flows one way: receiver → turns → effects → packer."""
         hub, host, options = self._hub, self._host, self.options
+        tracing = self._tracing
         self.packer = Packer(hub.broker, host)
         self.routes = Routes(hub.partitions)
         sender = Sender(self.packer, self.routes)
@@ -119,6 +129,7 @@ class Worker:
             self._on_behind,
             memory=options.memory,
             thread=TurnThread(host, limit=options.turn_limit),
+            tracing=tracing,
         )
         self.watchers = Watchers(hub.store, host, self.packer, self.turns.runs)
         self.timers = Timers(hub.store, host, self._post)
@@ -140,6 +151,7 @@ class Worker:
             self.worker_id,
             post=self._post,
             concurrency=options.concurrency,
+            tracing=tracing,
         )
         self._dead_letters = DeadLetters(hub.broker, sender, host, quarantine)
         self.ownership = Ownership(

@@ -10,6 +10,7 @@ from callboard.core.tracing import (
     checked,
     derived_span_id,
     execution_context,
+    of_headers,
     root_context,
 )
 
@@ -77,3 +78,18 @@ def test_spans_of_a_sampled_trace_differ_and_those_of_another_are_not_even_named
     assert execution_context(unsampled, "e" * 32) is unsampled
     assert action_context(unsampled, "e" * 32, 0) is unsampled
     assert execution_context(None, "e" * 32) is action_context(None, "e" * 32, 0) is None
+
+
+def test_headers_are_taken_at_their_word_where_they_keep_to_it() -> None:
+    full = context(tracestate="a=b", baggage="c=d")
+    assert of_headers(f" {full.traceparent} ", "a=b", "c=d") == full
+    assert of_headers(full.traceparent, "", None) == context()
+    assert of_headers(f"cc{full.traceparent[2:]}-and-more", None, None) == context()
+    for nonsense in (
+        None,
+        "",
+        f"00{full.traceparent[2:]}-and-more",
+        f"ff{full.traceparent[2:]}-and-more",
+        "cc" + "-" * 60,
+    ):
+        assert of_headers(nonsense, "a=b", "c=d") is None

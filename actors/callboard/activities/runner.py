@@ -19,6 +19,7 @@ from callboard.ports import Broker, Host, Store
 from callboard.receiving import Quarantine
 from callboard.registry import Registry
 from callboard.routes import Sender
+from callboard.tracing import UNTRACED, Tracing
 
 log = logging.getLogger("callboard")
 
@@ -49,11 +50,13 @@ class ActivityRunner:
         *,
         post: Callable[[Letter], bool],
         concurrency: int = CONCURRENCY,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._host = host
         self._registry = registry
         self._sender = sender
         self._concurrency = concurrency
+        self._tracing = tracing
         self._intake = Intake(broker, host, quarantine, self._take, prefetch=concurrency)
         self._results = Results(host, sender, post=post, arrived=self._over)
         self.claims = Claims(store, host, sender, worker_id)
@@ -132,7 +135,10 @@ class ActivityRunner:
             run.task = None
             self._over(run)
             return
-        result = await result_of(run.call, self._registry, self._host)
+        with self._tracing.running(run.call) as span:
+            result = await result_of(run.call, self._registry, self._host)
+            if result.failure is not None:
+                span.failed(result.failure)
         run.task = None
         if self._stopped:
             return  # cancelled by us: its message goes back to the queue, and the activity runs again elsewhere

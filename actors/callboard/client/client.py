@@ -26,6 +26,7 @@ from callboard.core.messages import (
 from callboard.hub import TaskHub
 from callboard.ports import Host, InstanceFilter
 from callboard.registry import Registry, check_version
+from callboard.telemetry import Telemetry
 
 T = TypeVar("T")
 
@@ -37,11 +38,19 @@ class Client:
         hub: Opened.
         app: Lets orchestrations be named by their functions, and typed; without it they are named by strings.
         host: Clock, randomness and tasks; the machine's own by default.
+        telemetry: Where its spans go; by default to the process's tracer provider, if it has one.
     """
 
-    def __init__(self, hub: TaskHub, app: App | None = None, *, host: Host | None = None) -> None:
+    def __init__(
+        self,
+        hub: TaskHub,
+        app: App | None = None,
+        *,
+        host: Host | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._registry = app.registry if app is not None else Registry()
-        self._connection = Connection(hub, host)
+        self._connection = Connection(hub, host, telemetry)
         self._host = self._connection.host
         self._endings = Endings(self._connection)
         self._starts = Starts(self._connection, self._endings)
@@ -219,11 +228,11 @@ class Client:
 
     async def _raise_event(self, instance_id: str, name: str, payload: Payload | None) -> None:
         name = payloads.text(name, "The name of an event")
-        await self._connection.require_running(instance_id)
+        target = await self._connection.require_running(instance_id)
         message_id, at = self._host.token(), self._host.now()
-        await self._connection.send(
-            RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload)
-        )
+        event = RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload)
+        with self._connection.tracing.raising(event, target) as traced:
+            await self._connection.send(traced)
 
     async def terminate(self, instance_id: str, reason: str | None = None, *, recursive: bool = True) -> None:
         """Ends an instance, and by default the children that it waits for; returns once the broker keeps the order.

@@ -18,6 +18,8 @@ from callboard.packs import Packer, decode_pack
 from callboard.ports import Delivery, Destination, Host, Subscription
 from callboard.routes import Routes, Sender
 from callboard.scope import Scope
+from callboard.telemetry import Telemetry
+from callboard.tracing import Tracing
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -36,12 +38,14 @@ class Connection:
     Args:
         hub: Opened.
         host: Clock, randomness and tasks; the machine's own by default.
+        telemetry: Where spans go; by default where the process's go.
     """
 
-    def __init__(self, hub: TaskHub, host: Host | None) -> None:
+    def __init__(self, hub: TaskHub, host: Host | None, telemetry: Telemetry | None = None) -> None:
         self.hub = hub
         self._own_host = SystemHost() if host is None else None
         self.host = Scope(host or self._own_host or SystemHost())
+        self.tracing: Tracing = (telemetry or Telemetry()).tracing()
         self.client_id = f"client-{self.host.token()[:16]}"
         self._packer = Packer(hub.broker, self.host)
         self.routes = Routes(hub.partitions)

@@ -29,10 +29,11 @@ class Starts:
         Raises:
             InstanceAlreadyExistsError: the id is in use by an instance that has not ended.
         """
-        outcome = await self._connection.submit(self._creations, record)
-        if outcome is None or not outcome.created:
-            status = outcome.existing.runtime_status if outcome and outcome.existing else "in use"
-            raise InstanceAlreadyExistsError(record.instance_id, status)
+        with self._connection.tracing.starting(record) as traced:
+            outcome = await self._connection.submit(self._creations, traced)
+            if outcome is None or not outcome.created:
+                status = outcome.existing.runtime_status if outcome and outcome.existing else "in use"
+                raise InstanceAlreadyExistsError(record.instance_id, status)
         # The start is durable now; should this message be lost, the partition's owner finds the Pending record.
         reply_to = self._connection.client_id if self._connection.listens else None
         self._connection.tell(

@@ -170,15 +170,16 @@ class _Telling:
         }
 
     def _event_raised(self, event: EventRaised) -> Iterator[Span]:
-        """From when the event was raised to when this instance took it. Events carried over by ``continue_as_new`` were told of before."""
+        """From when the event was raised to when this execution took it. Events that were carried over were told of before."""
         if event.message_id in self._told_before:
             return
+        raised = max(event.timestamp, self._state.started or event.timestamp)
         yield Span(
             name=span_name("orchestration_event", event.name),
             kind="consumer",
             context=self._trace.at(derived_span_id(self._commit.instance_id, event.message_id)),
             parent_id=self._trace.span_id,
-            start=min(event.timestamp, self._commit.at),
+            start=min(raised, self._commit.at),
             end=self._commit.at,
             attributes={
                 "durabletask.type": "event",

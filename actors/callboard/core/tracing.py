@@ -14,6 +14,7 @@ import msgspec
 #: Longest ``tracestate`` and ``baggage`` that are carried, in characters (the limits of the W3C recommendations).
 MAX_TRACESTATE, MAX_BAGGAGE = 512, 8_192
 
+_LENGTH = 55
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -62,6 +63,16 @@ def checked(context: TraceContext | None) -> TraceContext | None:
         tracestate=state if 0 < len(state) <= MAX_TRACESTATE else None,
         baggage=baggage if 0 < len(baggage) <= MAX_BAGGAGE else None,
     )
+
+
+def of_headers(traceparent: str | None, tracestate: str | None, baggage: str | None) -> TraceContext | None:
+    """What came with a message or a request; later versions of the recommendation are read as the first, which they contain."""
+    if traceparent is None:
+        return None
+    text = traceparent.strip()
+    if len(text) > _LENGTH and text[:2] not in ("00", "ff") and text[_LENGTH] == "-":
+        text = f"00{text[2:_LENGTH]}"
+    return checked(TraceContext(traceparent=text, tracestate=tracestate or None, baggage=baggage or None))
 
 
 def derived_span_id(owner: str, what: object = "") -> str:

@@ -34,6 +34,7 @@ from callboard.core.instances import Commit, InstanceRecord, Parked, ParkedKind,
 from callboard.core.messages import InstanceMessage, Resume, Wake
 from callboard.core.replay import replay
 from callboard.core.retrying import StrategyFailed
+from callboard.core.spans import Span, spans_of
 from callboard.core.state import InstanceState, Verdict
 from callboard.errors import NonDeterminismError
 
@@ -58,6 +59,8 @@ class Turn(msgspec.Struct, frozen=True):
     unknown: tuple[InstanceMessage, ...]
     """Messages that fit nothing known here; to be dropped only after a linearizable read."""
     duplicates: int
+    spans: tuple[Span, ...] = ()
+    """What the commit brings to its end, if it is traced: to be told of once the commit is durable."""
 
 
 class Known(Protocol):
@@ -157,7 +160,8 @@ class Activation:
         if inputs or nudged:
             retry = any(isinstance(message, (Resume, Wake)) for message in messages)
             commit = self._decide(inputs, now, token, retry=retry)
-        return Turn(commit, tuple(unknown), duplicates)
+        spans = tuple(spans_of(commit, state)) if commit is not None else ()
+        return Turn(commit, tuple(unknown), duplicates, spans)
 
     @property
     def hot(self) -> bool:

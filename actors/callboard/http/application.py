@@ -14,6 +14,7 @@ from callboard.http.guard import Guard
 from callboard.http.problems import add_problem_answers
 from callboard.http.replies import PREFIX
 from callboard.http.routes import Routes
+from callboard.http.tracing import TraceHeaders
 
 
 def create_http_app(
@@ -40,6 +41,7 @@ def create_http_app(
     add_problem_answers(app)
     if "*" not in allowed_hosts:
         app.add_middleware(Guard, allowed_hosts=allowed_hosts)
+    app.add_middleware(TraceHeaders)
     return app
 
 
