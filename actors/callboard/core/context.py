@@ -6,13 +6,17 @@ import uuid
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Final, Protocol, TypeVar, overload
 
 from callboard.core.loop import DeterministicFuture, DeterministicLoop
 from callboard.core.retrying import Call, RetryStrategy
-from callboard.core.timeouts import Duration, Timeouts
+from callboard.core.timeouts import Duration, Timeouts, interval
 
 T = TypeVar("T")
+D = TypeVar("D")
+
+#: For what has no default.
+NO_DEFAULT: Final = object()
 
 
 class DurableTask(DeterministicFuture[T]):
@@ -69,7 +73,9 @@ class ContextHost(Protocol):
 
     def create_timer(self, fire_at: datetime) -> DurableTask[None]: ...
 
-    def wait_for_event(self, name: str, expected: Any) -> DurableTask[Any]: ...
+    def wait_for_event(
+        self, name: str, expected: Any, timeout: timedelta | None, default: object
+    ) -> DurableTask[Any]: ...
 
     def send_event(self, instance_id: str, name: str, value: object) -> None: ...
 
@@ -263,22 +269,44 @@ class OrchestrationContext:
         return self._host.create_timer(fire_at)
 
     @overload
-    def wait_for_external_event(self, name: str, expected: type[T]) -> DurableTask[T]: ...
+    def wait_for_external_event(
+        self, name: str, expected: type[T], *, timeout: Duration | None = None
+    ) -> DurableTask[T]: ...
 
     @overload
-    def wait_for_external_event(self, name: str, expected: Any = Any) -> DurableTask[Any]: ...
+    def wait_for_external_event(
+        self, name: str, expected: type[T], *, timeout: Duration, default: D
+    ) -> DurableTask[T | D]: ...
 
-    def wait_for_external_event(self, name: str, expected: Any = Any) -> DurableTask[Any]:
+    @overload
+    def wait_for_external_event(
+        self, name: str, expected: Any = Any, *, timeout: Duration | None = None, default: object = ...
+    ) -> DurableTask[Any]: ...
+
+    def wait_for_external_event(
+        self, name: str, expected: Any = Any, *, timeout: Duration | None = None, default: object = NO_DEFAULT
+    ) -> DurableTask[Any]:
         """Waits for an event that a client or another orchestration raises.
 
-        Names are case-insensitive. Events that nobody waits for yet are kept, in order; of several waiters for one name the first
-        gets the first event. For a time limit: ``async with asyncio.timeout(3600): await …``.
+        Names are case-insensitive. Events that nobody looks for yet are kept, in order; of several tasks for one name that are awaited,
+        the one made first gets the first event. One that is not awaited any more takes none.
 
         Args:
             name: The event's name.
             expected: The type to decode its data into.
+            timeout: How long from now, at the most: a durable timer, which is taken back when the event comes first.
+            default: What to return when the time is over.
+
+        Raises:
+            ValueError: a time limit of more than 100 years, or a default without a time limit.
+
+        Raises (where the task is awaited):
+            TimeoutError: the time is over, and there is no default.
+            InvalidPayloadError: the event's data do not fit the type. The event is spent.
         """
-        return self._host.wait_for_event(name, expected)
+        if timeout is None and default is not NO_DEFAULT:
+            raise ValueError("wait_for_external_event(default=…) needs a timeout=…: without one it waits for ever.")
+        return self._host.wait_for_event(name, expected, None if timeout is None else interval(timeout), default)
 
     def send_event(self, instance_id: str, name: str, data: object = None) -> None:
         """Raises an event on another instance, once this turn is durable; one that does not exist gets nothing."""

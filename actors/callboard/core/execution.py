@@ -48,6 +48,7 @@ from callboard.core.events import (
     TaskFailed,
     TimerFired,
 )
+from callboard.core.external_events import EventInbox
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import check_instance_id, check_queue_name, child_instance_id, derived_execution_id
 from callboard.core.loop import DeterministicLoop
@@ -144,10 +145,7 @@ class Execution:
         self._timers_cancelled: list[int] = []
         self._open: dict[int, _Open] = {}
         self._timers: dict[int, DurableTask[None]] = {}
-        self._arrivals = count()
-        self._unclaimed: dict[int, EventRaised] = {}
-        self._unclaimed_by_name: dict[str, deque[int]] = {}
-        self._waiters: dict[str, deque[tuple[DurableTask[Any], Any]]] = {}
+        self._inbox = EventInbox(self._loop)
         self._suspended = False
         self._deferred: deque[InputEvent] = deque()
         self._continue: Continued | None = None
@@ -177,7 +175,7 @@ class Execution:
     def unclaimed_events(self) -> tuple[EventRaised, ...]:
         """External events that nobody waited for, in order of arrival."""
         held = (event for event in self._deferred if isinstance(event, EventRaised))
-        return (*self._unclaimed.values(), *held)
+        return (*self._inbox.untaken(), *held)
 
     def close(self) -> None:
         """Ends the activation without letting the code act: its requests go nowhere from now on."""
@@ -185,7 +183,8 @@ class Execution:
             return
         self._live = False
         self._loop.close()
-        for holder in (self._open, self._timers, self._waiters, self._actions):
+        self._inbox.close()
+        for holder in (self._open, self._timers, self._actions):
             holder.clear()
 
     # What happens to the code, event by event
@@ -206,7 +205,7 @@ class Execution:
             case TimerFired():
                 self._on_timer(event)
             case EventRaised():
-                self._on_event(event)
+                self._inbox.arrive(event)
             case ExecutionStarted():
                 self._on_started(event)
             case ExecutionSuspended():
@@ -270,24 +269,6 @@ class Execution:
             self._loop.fire_timer(event.timer_id)
         elif not task.done():
             task.set_result(None)
-
-    def _on_event(self, event: EventRaised) -> None:
-        name = event.name.casefold()
-        waiters = self._waiters.get(name)
-        while waiters:
-            task, expected = waiters.popleft()
-            if not task.done():
-                self._give(event, task, expected)
-                return
-        number = next(self._arrivals)
-        self._unclaimed[number] = event
-        self._unclaimed_by_name.setdefault(name, deque()).append(number)
-
-    def _give(self, event: EventRaised, task: DurableTask[Any], expected: Any) -> None:
-        try:
-            task.set_result(payloads.decode(event.input, expected, f"The data of event {event.name!r}"))
-        except CallboardError as error:
-            task.set_exception(error)
 
     def _on_resumed(self) -> None:
         self._suspended = False
@@ -370,14 +351,16 @@ class Execution:
     def retry_timer(
         self, retry_of: int, attempt: int, decide: Callable[[], timedelta | None]
     ) -> tuple[DurableTask[None], timedelta] | None:
-        fire_at = self.recorded_retries.get((retry_of, attempt)) if self.replaying else self._after(decide())
+        if self.replaying:
+            fire_at = self.recorded_retries.get((retry_of, attempt))
+        else:
+            delay = decide()
+            fire_at = None if delay is None else self._from_now(delay)
         if fire_at is None:
             return None
         return self._timer_task(self._set_timer(fire_at, retry_of=retry_of, attempt=attempt)), fire_at - self.now
 
-    def _after(self, delay: timedelta | None) -> datetime | None:
-        if delay is None:
-            return None
+    def _from_now(self, delay: timedelta) -> datetime:
         return _up_to_millisecond(self.now + min(max(delay, timedelta()), _LATEST - self.now))
 
     def _check_child_id(self, instance_id: str) -> None:
@@ -402,15 +385,11 @@ class Execution:
         self._timers[task_id] = task
         return task
 
-    def wait_for_event(self, name: str, expected: Any) -> DurableTask[Any]:
-        key = name.casefold()
-        task: DurableTask[Any] = DurableTask(loop=self._loop)
-        waiting = self._unclaimed_by_name.get(key)
-        if waiting:
-            self._give(self._unclaimed.pop(waiting.popleft()), task, payloads.decodable(expected))
-        else:
-            self._waiters.setdefault(key, deque()).append((task, payloads.decodable(expected)))
-        return task
+    def wait_for_event(self, name: str, expected: Any, timeout: timedelta | None, default: object) -> DurableTask[Any]:
+        waiter = self._inbox.waiter(name, expected)
+        if timeout is None:
+            return waiter
+        return waiter.limit(self._timer_task(self._set_timer(self._from_now(timeout))), default)
 
     def send_event(self, instance_id: str, name: str, value: object) -> None:
         check_instance_id(instance_id)

@@ -60,6 +60,18 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 NONE: Final = Timeouts()
 
 
+def interval(duration: Duration) -> timedelta:
+    """A time to wait, from nothing on.
+
+    Raises:
+        ValueError: it is no number, or more than 100 years.
+    """
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    if not seconds <= LONGEST:
+        raise ValueError(f"{duration!r} is no time to wait: use a timedelta, or seconds, at most 100 years.")
+    return timedelta(seconds=max(seconds, 0.0))
+
+
 def ran_too_long(seconds: float) -> FailureDetails:
     """A run was over its start-to-close limit."""
     return _timed_out(f"A run of it took longer than its timeout (start-to-close) of {seconds:g} s.")
