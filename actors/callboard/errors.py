@@ -29,6 +29,7 @@ OrchestrationFailedError (a CallboardError) is raised by the client's ``result``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,6 +53,15 @@ class HubMismatchError(ConfigurationError):
             f"a hub's life: use partitions={existing} (or leave it out), or start a hub under another name."
         )
         self.hub, self.existing, self.requested = hub, existing, requested
+
+
+class HubNotFoundError(ConfigurationError):
+    """There is no task hub of that name."""
+
+    def __init__(self, hub: str, existing: Sequence[str]) -> None:
+        known = f"There are: {', '.join(sorted(existing))}." if existing else "There is none at all yet."
+        super().__init__(f"There is no task hub {hub!r} in this store. {known} A worker makes its hub when it starts.")
+        self.hub = hub
 
 
 class RegistrationError(ConfigurationError):

@@ -265,6 +265,12 @@ class InstanceFilter(msgspec.Struct, frozen=True, kw_only=True):
     id_prefix: str | None = None
     created_from: datetime | None = None
     created_to: datetime | None = None
+    updated_from: datetime | None = None
+    updated_to: datetime | None = None
+    tags: Mapping[str, str] = {}
+    """Those that have all of these tags."""
+    custom_status: Mapping[str, str | float | bool | None] = {}
+    """Those whose custom status is an object with all of these fields, at its top."""
     parked: bool | None = None
     """Those whose code cannot run, or (False) those whose code can."""
     parent_id: str | None = None
@@ -288,13 +294,14 @@ class Store(Protocol):
     Times are kept to the millisecond: give whole ones.
     """
 
-    async def open(self, hub: str, partitions: int | None) -> int:
+    async def open(self, hub: str, partitions: int | None, *, create: bool = True) -> int:
         """Connects, makes what is missing (indexes, the hub's document, lease rows) and returns the hub's number of partitions.
 
-        ``partitions`` is what a new hub gets (None: 32); an existing hub keeps its own.
+        ``partitions`` is what a new hub gets (None: 32); an existing hub keeps its own. Without ``create`` the hub must be there.
 
         Raises:
             HubMismatchError: the hub exists with another number than the one asked for.
+            HubNotFoundError: it does not exist, and is not to be made; says which there are.
             StoreUnavailableError: the server cannot be reached or refuses the credentials; says which, and what to check.
         """
         ...
@@ -380,6 +387,10 @@ class Store(Protocol):
         Raises:
             ValueError: the continuation is not one of this store's.
         """
+        ...
+
+    async def count(self, which: InstanceFilter) -> dict[str, int]:
+        """How many records there are of each status; those of which there is none are left out."""
         ...
 
     async def trim(self, instance_id: str, *, below: int) -> int:

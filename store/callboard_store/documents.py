@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
+from callboard.core.events import Payload
 from callboard.core.instances import Commit, InstanceRecord, Projection
 from callboard.core.messages import ActivityCall
 from callboard.ports import Claim, Lease, Quarantined, TimerRow, WorkerInfo
@@ -28,6 +29,7 @@ Document: TypeAlias = dict[str, Any]
 PURGED = "Purged"
 
 _DATES = (datetime, bytes)
+_INT64 = 2**63
 
 
 def encode(value: object) -> Document:
@@ -131,6 +133,20 @@ def projection_filter(projection: Projection) -> Document:
     }
 
 
+def custom_status_fields(custom_status: Payload | None) -> list[Document] | None:
+    """What queries by custom status look at: the plain fields of an object, as a list because a name may be anything."""
+    value: object = msgspec.json.decode(custom_status) if custom_status else None
+    if not isinstance(value, dict):
+        return None
+    plain = cast("dict[str, object]", value)
+    fields = [
+        {"name": name, "value": field}
+        for name, field in plain.items()
+        if field is None or isinstance(field, str | bool | float) or (isinstance(field, int) and abs(field) < _INT64)
+    ]
+    return fields or None
+
+
 def projection_update(projection: Projection) -> Document:
     """What it changes there."""
     fields: Document = {
@@ -138,6 +154,7 @@ def projection_update(projection: Projection) -> Document:
         "generation": projection.next_generation,
         "runtimeStatus": projection.runtime_status,
         "customStatus": projection.custom_status,
+        "customStatusFields": custom_status_fields(projection.custom_status),
         "lastUpdatedTime": projection.last_updated_time,
         "completedTime": projection.completed_time,
         "parked": encode(projection.parked) if projection.parked else None,

@@ -148,7 +148,7 @@ class SharedStore(Meddler):
                 assert first.token == commit.token, "two commits of one number"
         return outcomes
 
-    async def open(self, hub: str, partitions: int | None) -> int:
+    async def open(self, hub: str, partitions: int | None, *, create: bool = True) -> int:
         return PARTITIONS
 
     async def aclose(self) -> None:

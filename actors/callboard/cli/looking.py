@@ -163,7 +163,7 @@ def _look(data: Path | None, store: str | None, hub: str | None, work: Callable[
     async def look() -> T:
         opened = open_store(url)
         try:
-            await opened.open(name, None)
+            await opened.open(name, None, create=False)
             return await work(opened)
         finally:
             await opened.aclose()

@@ -58,12 +58,12 @@ class MongoDBStore(Histories, Timers, Claims, Leases, Quarantine):
     def __repr__(self) -> str:
         return f"MongoDBStore({masked(self._url) if self._url else self._client!r}, database={self._database!r})"
 
-    async def open(self, hub: str, partitions: int | None) -> int:
+    async def open(self, hub: str, partitions: int | None, *, create: bool = True) -> int:
         if self._open_collections is not None:
             raise StoreUnavailableError(f"{self!r} is open already. Make another one for another hub.")
         client = self._client or connect(self._url)
         try:
-            count = await self._open_hub(client, hub, partitions)
+            count = await self._open_hub(client, hub, partitions, create=create)
         except BaseException:
             if self._url:
                 await self._close_client(client)

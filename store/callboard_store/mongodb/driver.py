@@ -104,6 +104,7 @@ class Collection(Protocol):
     def name(self) -> str: ...
     def with_options(self, *, write_concern: Any = None, read_concern: Any = None) -> Any: ...
     def find(self, filter: Mapping[str, Any], projection: Mapping[str, Any] | None = None) -> Cursor: ...  # noqa: A002
+    def count_documents(self, filter: Mapping[str, Any]) -> Awaitable[int]: ...  # noqa: A002
     def find_one(
         self,
         filter: Mapping[str, Any],  # noqa: A002

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Final, TypeVar
 
-from callboard.errors import ConfigurationError, HubMismatchError, StoreUnavailableError
+from callboard.errors import ConfigurationError, HubMismatchError, HubNotFoundError, StoreUnavailableError
 from callboard_store.documents import PURGED, Document
 from callboard_store.mongodb.driver import (
     ASCENDING,
@@ -123,10 +123,12 @@ class Hub:
         except BulkWriteError as error:
             duplicates(error, self._server)
 
-    async def _open_hub(self, client: ClientLike, hub: str, partitions: int | None) -> int:
+    async def _open_hub(self, client: ClientLike, hub: str, partitions: int | None, *, create: bool) -> int:
         check_partitions(partitions)
         replicated = await self._look_at_server(client)
         collections = self._collections_of(client, check_hub(hub), replicated=replicated)
+        if not create:
+            await self._require_hub(collections.hubs, hub)
         document = await self._hub_document(collections.hubs, hub, partitions)
         count = int(document["partitions"])
         if partitions not in (None, count):
@@ -184,6 +186,11 @@ class Hub:
             confirmed_instances=instances.with_options(read_concern=confirming),
             confirmed_history=history.with_options(read_concern=confirming),
         )
+
+    async def _require_hub(self, hubs: Collection, hub: str) -> None:
+        if await self._call(hubs.find_one({"_id": {"$eq": hub}})) is None:
+            known = await self._call(hubs.find({}, {"_id": True}).to_list(None))
+            raise HubNotFoundError(hub, [each["_id"] for each in known])
 
     async def _hub_document(self, hubs: Collection, hub: str, partitions: int | None) -> Document:
         made = {

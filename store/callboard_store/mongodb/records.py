@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final, get_args
 
-from callboard.core.events import TERMINAL
+from callboard.core.events import TERMINAL, RuntimeStatus
 from callboard.core.instances import InstanceRecord, Projection
 from callboard.errors import StoreUnavailableError
 from callboard.ports import CreateOutcome, InstanceFilter, InstancePage, ParkedInstance
@@ -20,8 +21,9 @@ from callboard_store.documents import (
     record_of,
 )
 from callboard_store.mongodb.driver import ASCENDING, DESCENDING, BulkWriteError, Collection, UpdateOne, duplicates
+from callboard_store.mongodb.filters import condition
 from callboard_store.mongodb.purging import Purging
-from callboard_store.rules import continuation, key_start, parse_continuation, prefix_end
+from callboard_store.rules import continuation, key_start
 
 _ATTEMPTS: Final = 5
 
@@ -122,10 +124,21 @@ class Records(Purging):
 
     async def query(self, which: InstanceFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
         limit = max(limit, 1)
-        cursor = self._in.instances.find(_condition(which, continuation))
+        cursor = self._in.instances.find(condition(which, continuation))
         cursor = cursor.sort([("createdTime", DESCENDING), ("_id", DESCENDING)]).limit(limit + 1)
         records = [record_of(document) for document in await self._call(cursor.to_list(None))]
         return _page(records, limit)
+
+    async def count(self, which: InstanceFilter) -> dict[str, int]:
+        statuses = [status for status in which.statuses or get_args(RuntimeStatus) if status != PURGED]
+        everywhere = condition(which, None)
+        counts = await asyncio.gather(
+            *(
+                self._call(self._in.instances.count_documents({**everywhere, "runtimeStatus": {"$eq": status}}))
+                for status in statuses
+            )
+        )
+        return {status: count for status, count in zip(statuses, counts, strict=True) if count}
 
 
 def _number(projection: Projection) -> int:
@@ -143,34 +156,6 @@ def _replacement(record: InstanceRecord) -> UpdateOne:
     }
     kept = {"head": "$head", "first": {"$add": ["$head", 1]}}
     return UpdateOne(ended, [{"$replaceWith": {"$mergeObjects": [{"$literal": record_document(record)}, kept]}}])
-
-
-def _condition(which: InstanceFilter, token: str | None) -> Document:
-    """The filter of a query. What people give is only ever a value in it, never an operator."""
-    condition: Document = {"runtimeStatus": {"$ne": PURGED}}
-    if which.statuses:
-        condition["runtimeStatus"] = {"$in": [status for status in which.statuses if status != PURGED]}
-    if which.names:
-        condition["name"] = {"$in": list(which.names)}
-    if which.parked is not None:
-        condition["parked"] = {"$exists": which.parked}
-    if which.id_prefix:
-        end = prefix_end(which.id_prefix)
-        condition["_id"] = {"$gte": which.id_prefix, **({"$lt": end} if end else {})}
-    if which.parent_id:
-        condition["parent.instanceId"] = {"$eq": which.parent_id}
-    created: dict[str, Any] = {}
-    if which.created_from:
-        created["$gte"] = which.created_from
-    if which.created_to:
-        created["$lte"] = which.created_to
-    if token is not None:
-        last, instance_id = parse_continuation(token)
-        created["$lte"] = min(last, which.created_to or last)
-        condition["$or"] = [{"createdTime": {"$lt": last}}, {"createdTime": last, "_id": {"$lt": instance_id}}]
-    if created:
-        condition["createdTime"] = created
-    return condition
 
 
 def _page(records: list[InstanceRecord], limit: int) -> InstancePage:

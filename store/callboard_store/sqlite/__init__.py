@@ -66,7 +66,7 @@ class SQLiteStore(Instances, Purging, Timers, Claims, Leases, Quarantine):
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._path) if self._path else None!r})"
 
-    async def open(self, hub: str, partitions: int | None) -> int:
+    async def open(self, hub: str, partitions: int | None, *, create: bool = True) -> int:
         check_hub(hub)
         check_partitions(partitions)
         if self._database is not None:
@@ -74,7 +74,7 @@ class SQLiteStore(Instances, Purging, Timers, Claims, Leases, Quarantine):
         database = Database(self._path.absolute() if self._path else None, busy_seconds=self._busy_seconds)
         await asyncio.get_running_loop().run_in_executor(None, database.open, hub)
         try:
-            count = await database.call(lambda sql: open_hub(sql, hub, partitions))
+            count = await database.call(lambda sql: open_hub(sql, hub, partitions, create=create))
         except BaseException:
             await database.close()
             raise

@@ -24,11 +24,10 @@ from callboard_store.rules import (
     continuation as continuation_after,
     current_execution,
     key_start,
-    parse_continuation,
-    prefix_end,
     projected,
 )
 from callboard_store.sqlite.database import Database, Sql
+from callboard_store.sqlite.filters import condition
 from callboard_store.sqlite.tables import commit_of, json, record_of, text
 
 T = TypeVar("T")
@@ -128,10 +127,10 @@ class Instances(Topic):
 
     async def query(self, which: InstanceFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
         limit = max(limit, 1)
-        condition, values = _condition(which, continuation)
+        where, values = condition(which, continuation)
         contents = await self._read(
             lambda sql: sql.column(
-                f"""SELECT record FROM {{instances}} WHERE {condition}
+                f"""SELECT record FROM {{instances}} WHERE {where}
                     ORDER BY created_time DESC, instance_id DESC LIMIT ?""",
                 *values,
                 limit + 1,
@@ -140,6 +139,11 @@ class Instances(Topic):
         records = tuple(record_of(content) for content in contents[:limit])
         more = len(contents) > limit
         return InstancePage(records=records, continuation=continuation_after(records[-1]) if more else None)
+
+    async def count(self, which: InstanceFilter) -> dict[str, int]:
+        where, values = condition(which, None)
+        statement = f"SELECT runtime_status, COUNT(*) FROM {{instances}} WHERE {where} GROUP BY runtime_status"
+        return dict(await self._read(lambda sql: sql.rows(statement, *values)))
 
     # Commits
 
@@ -296,35 +300,3 @@ def _outcome(sql: Sql, commit: Commit) -> AppendOutcome:
     row = sql.row("SELECT token FROM {history} WHERE instance_id = ? AND n = ?", commit.instance_id, commit.n)
     assert row is not None
     return AppendOutcome.COMMITTED if row[0] == commit.token else AppendOutcome.LOST
-
-
-def _condition(which: InstanceFilter, token: str | None) -> tuple[str, list[object]]:
-    """The WHERE clause of a query, and its values. What people give is only ever a value."""
-    terms: list[str] = ["expires IS NULL"]
-    values: list[object] = []
-
-    def add(term: str, *given: object) -> None:
-        terms.append(term)
-        values.extend(given)
-
-    if which.statuses:
-        add("runtime_status IN (SELECT value FROM json_each(?))", json(which.statuses))
-    if which.names:
-        add("name IN (SELECT value FROM json_each(?))", json(which.names))
-    if which.id_prefix:
-        add("instance_id >= ?", which.id_prefix)
-        end = prefix_end(which.id_prefix)
-        if end is not None:
-            add("instance_id < ?", end)
-    if which.parked is not None:
-        add("parked = ?", which.parked)
-    if which.parent_id:
-        add("parent = ?", which.parent_id)
-    if which.created_from:
-        add("created_time >= ?", text(which.created_from))
-    if which.created_to:
-        add("created_time <= ?", text(which.created_to))
-    if token is not None:
-        created, instance_id = parse_continuation(token)
-        add("(created_time, instance_id) < (?, ?)", text(created), instance_id)
-    return " AND ".join(terms), values

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from callboard.core.instances import Commit, InstanceRecord
-from callboard.errors import ConfigurationError, HubMismatchError
+from callboard.errors import ConfigurationError, HubMismatchError, HubNotFoundError
 from callboard_store.rules import DEFAULT_PARTITIONS
 from callboard_store.sqlite.database import Sql
 
@@ -71,9 +71,11 @@ _commit_decoder = msgspec.json.Decoder(Commit)
 _record_decoder = msgspec.json.Decoder(InstanceRecord)
 
 
-def open_hub(sql: Sql, hub: str, partitions: int | None) -> int:
+def open_hub(sql: Sql, hub: str, partitions: int | None, *, create: bool) -> int:
     """Makes what is missing, and returns the hub's number of partitions."""
     sql.run(_HUBS)
+    if not create and sql.row("SELECT 1 FROM callboard_hubs WHERE hub = ?", hub) is None:
+        raise HubNotFoundError(hub, sql.column("SELECT hub FROM callboard_hubs"))
     sql.run("INSERT OR IGNORE INTO callboard_hubs VALUES (?, ?, ?)", hub, partitions or DEFAULT_PARTITIONS, SCHEMA)
     row = sql.row("SELECT hub, partitions, schema FROM callboard_hubs WHERE hub = ?", hub)
     assert row is not None

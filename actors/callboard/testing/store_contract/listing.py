@@ -94,6 +94,67 @@ class ListingTests(StoreTests):
             await store.project([projection(last_commit("child-1", 0))])
             assert await children("$mother") == ["child-1", "child-2"]
 
+    async def test_a_query_filters_by_the_last_update(self) -> None:
+        async with self.opened() as store:
+            await store.create([record("a"), record("b")])
+            await store.project([projection(last_commit("b", 0, at=START + seconds(10.5)))])
+
+            async def found(**which: object) -> list[str]:
+                return sorted(ids((await store.query(InstanceFilter(**which), limit=50)).records))  # type: ignore[arg-type]
+
+            assert await found(updated_from=START + seconds(10.5)) == ["b"]
+            assert await found(updated_from=START + seconds(10.501)) == []
+            assert await found(updated_to=START + seconds(10)) == ["a"]
+            assert await found(updated_from=START, updated_to=START + seconds(11)) == ["a", "b"]
+
+    async def test_a_query_filters_by_tags(self) -> None:
+        async with self.opened() as store:
+            odd = {"a.b": "$c", "$ne": "x'y", "": "empty", "é": "ü"}
+            await store.create(
+                [record("a", tags={"team": "red", **odd}), record("b", tags={"team": "red"}), record("c")]
+            )
+
+            async def found(**tags: str) -> list[str]:
+                return sorted(ids((await store.query(InstanceFilter(tags=tags), limit=50)).records))
+
+            assert await found(team="red") == ["a", "b"]
+            assert await found(team="blue") == []
+            assert await found(team="red", **odd) == ["a"]
+            assert await found(**{"a.b": "c"}) == []
+            assert await found() == ["a", "b", "c"]
+
+    async def test_a_query_filters_by_fields_of_the_custom_status(self) -> None:
+        async with self.opened() as store:
+            statuses = {
+                "a": '{"stage":"packing","count":3,"done":false,"of":{"stage":"x"},"who":null}',
+                "b": '{"stage":"packing","count":3.0,"a.b":"$c","done":true}',
+                "c": '"packing"',
+                "d": '["stage"]',
+            }
+            await store.create([record(each) for each in statuses])
+            commits = [commit(each, 0, custom_status=value) for each, value in statuses.items()]
+            await store.project([projection(each) for each in commits])
+
+            async def found(**fields: str | float | bool | None) -> list[str]:
+                return sorted(ids((await store.query(InstanceFilter(custom_status=fields), limit=50)).records))
+
+            assert await found(stage="packing") == ["a", "b"]
+            assert await found(stage="packing", done=True) == ["b"]
+            assert await found(count=3) == ["a", "b"]
+            assert await found(who=None) == ["a"]
+            assert await found(**{"a.b": "$c"}) == ["b"]
+            assert await found(stage="x") == await found(count="3") == []
+            await store.project([projection(commit("a", 1))])
+            assert await found(stage="packing") == ["b"]
+
+    async def test_counts_are_by_status(self) -> None:
+        async with self.opened() as store:
+            await store.create([record(f"i{number}", name="even" if number % 2 == 0 else "odd") for number in range(5)])
+            await store.project([projection(last_commit("i0", 0)), projection(commit("i1", 0))])
+            assert await store.count(InstanceFilter()) == {"Pending": 3, "Completed": 1, "Running": 1}
+            assert await store.count(InstanceFilter(names=("even",))) == {"Pending": 2, "Completed": 1}
+            assert await store.count(InstanceFilter(names=("none",))) == {}
+
     async def test_what_people_filter_by_is_never_an_operator(self) -> None:
         async with self.opened() as store:
             await store.create([record(each) for each in AWKWARD_IDS])

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from callboard.core.instances import Parked
-from callboard.errors import ConfigurationError, HubMismatchError
+from callboard.errors import ConfigurationError, HubMismatchError, HubNotFoundError
 from callboard.ports import InstanceFilter
 from callboard.testing.store_contract.values import (
     AWKWARD_IDS,
@@ -58,6 +58,21 @@ class OpeningTests(StoreTests):
             else:
                 raise AssertionError("it was not refused")
             assert (refusal.existing, refusal.requested) == (self.partitions, self.partitions + 1)
+            await again.aclose()
+
+    async def test_a_hub_that_is_not_there_is_not_made_by_those_who_only_look(self) -> None:
+        async with self.opened():
+            again = self.make_store()
+            assert await again.open(self.hub, None, create=False) == self.partitions
+            await again.aclose()
+            refusal: HubNotFoundError | None = None
+            again = self.make_store()
+            try:
+                await again.open(f"{self.hub}x", None, create=False)
+            except HubNotFoundError as error:
+                refusal = error
+            assert refusal is not None
+            assert self.hub in str(refusal), "it says which hubs there are"
             await again.aclose()
 
     async def test_several_open_a_new_hub_at_once(self) -> None:
