@@ -15,7 +15,8 @@ FILES = [*CORE, Path(callboard.errors.__file__)]
 
 #: All that the core may import, beside itself and callboard.errors. ``from random import Random``: seeded, so no dice.
 ALLOWED = {
-    "__future__", "bisect", "collections", "collections.abc", "datetime", "enum", "hashlib", "inspect", "itertools", "msgspec", "re", "traceback",
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "enum", "hashlib", "inspect",
+    "itertools", "msgspec", "pydantic", "re", "traceback",
     "typing", "uuid", "zlib",
 }  # fmt: skip
 ALLOWED_NAMES = {"random": {"Random"}, "asyncio": {"CancelledError"}}

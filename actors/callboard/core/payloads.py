@@ -1,4 +1,8 @@
-"""Values as JSON text, and back into the types that functions declare."""
+"""Values as JSON text, and back into the types that functions declare.
+
+Text that begins with `MARK` is an envelope (`callboard.core.codec`): a value that is more than its plain JSON. A user's own JSON that
+begins so is put into an envelope too, so that the two are never confused: that is what `encode` and `checked` do, and `decode` undoes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from callboard.core import types
 from callboard.core.events import Payload
 from callboard.errors import InvalidPayloadError, PayloadTooLargeError
 
@@ -17,6 +22,10 @@ MAX_PAYLOAD = 1_048_576
 MAX_TEXT = 1_024
 #: Largest encoded custom status, in bytes (Durable Functions: 16 KiB).
 MAX_CUSTOM_STATUS = 16_384
+#: What an envelope begins with, to the letter. Text that only means the same, with other spaces, is plain JSON.
+MARK = '{"$callboard":'
+#: And one that only quotes a user's JSON.
+QUOTED = MARK + '{"codec":"json","value":'
 
 
 def encode(value: object, what: str, *, limit: int = MAX_PAYLOAD) -> Payload | None:
@@ -41,7 +50,7 @@ def encode(value: object, what: str, *, limit: int = MAX_PAYLOAD) -> Payload | N
         ) from error
     if len(encoded) > limit:
         raise PayloadTooLargeError(what, len(encoded), limit)
-    return encoded.decode()
+    return escaped(encoded.decode())
 
 
 def decode(payload: Payload | None, expected: type[T] | Any, what: str) -> Any:
@@ -52,12 +61,35 @@ def decode(payload: Payload | None, expected: type[T] | Any, what: str) -> Any:
     """
     if payload is None:
         return None
+    return decode_json(unescaped(payload, what) if payload.startswith(MARK) else payload, expected, what)
+
+
+def decode_json(text: str, expected: type[T] | Any, what: str) -> Any:
+    """`decode` for text that cannot be an envelope: a part of a value."""
     if expected is Any:
-        return _decode_any(payload, what)
+        return _decode_any(text, what)
     try:
-        return msgspec.json.decode(payload, type=expected, dec_hook=_from_builtins)
+        if (validate := types.validator(expected)) is not None:
+            return validate(text, by_alias=True, by_name=True)
+        return msgspec.json.decode(text, type=expected, dec_hook=_from_builtins)
     except Exception as error:  # a type's own hooks (__post_init__, model_validate) raise what they like
         raise InvalidPayloadError(f"{what} does not fit {_describe(expected)}: {error}") from error
+
+
+def escaped(text: str) -> Payload:
+    """A user's JSON as a payload: in an envelope of its own if it looks like one."""
+    return f"{QUOTED}{text}}}}}" if text.startswith(MARK) else text
+
+
+def unescaped(payload: Payload, what: str) -> str:
+    """The user's JSON in an envelope that holds nothing else.
+
+    Raises:
+        InvalidPayloadError: it holds something else.
+    """
+    if not payload.startswith(QUOTED):
+        raise InvalidPayloadError(f"{what} is sealed, and nobody has opened it.")
+    return payload[len(QUOTED) : -2]
 
 
 def text(value: object, what: str) -> str:
@@ -75,8 +107,8 @@ def text(value: object, what: str) -> str:
     return value
 
 
-def checked(payload: Payload | None, what: str) -> Payload | None:
-    """Returns text unchanged that came encoded from elsewhere, if it can be carried.
+def checked(payload: Payload | None, what: str, *, limit: int = MAX_PAYLOAD) -> Payload | None:
+    """JSON that came as text from elsewhere, as a payload, if it can be carried.
 
     Raises:
         InvalidPayloadError: it is not JSON.
@@ -85,11 +117,11 @@ def checked(payload: Payload | None, what: str) -> Payload | None:
     if payload is None:
         return None
     size = len(payload.encode(errors="replace"))
-    if size > MAX_PAYLOAD:
-        raise PayloadTooLargeError(what, size, MAX_PAYLOAD)
+    if size > limit:
+        raise PayloadTooLargeError(what, size, limit)
     if not is_json(payload):
         raise InvalidPayloadError(f"{what} is not JSON: send one JSON value.")
-    return payload
+    return escaped(payload)
 
 
 def is_json(text: str) -> bool:
@@ -102,14 +134,8 @@ def is_json(text: str) -> bool:
 
 
 def decodable(expected: Any) -> Any:
-    """The type to decode into: what msgspec cannot handle at all (an open TypeVar, a name that is not defined) is taken as Any."""
-    if expected is None or expected is type(None):
-        return Any
-    try:
-        msgspec.json.Decoder(expected, dec_hook=_from_builtins)
-    except (TypeError, ValueError, NameError):
-        return Any
-    return expected
+    """What to give to `decode` for a declared type; what cannot be decoded into at all is taken as Any."""
+    return types.decodable(expected, _from_builtins)
 
 
 def _decode_any(payload: Payload, what: str) -> Any:
@@ -129,9 +155,9 @@ def _to_builtins(value: object) -> object:
 def _from_builtins(expected: type[Any], value: object) -> Any:
     if expected is object:
         return value
-    validate = getattr(expected, "model_validate", None)
-    if callable(validate):
-        return validate(value)
+    if (validate := types.validator(expected)) is not None:
+        # From JSON again: a strict model takes a time or a tuple in JSON's own form only there.
+        return validate(_encode(value), by_alias=True, by_name=True)
     raise TypeError(f"{expected!r} cannot be made from JSON")
 
 
