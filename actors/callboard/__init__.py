@@ -2,6 +2,7 @@
 
 from callboard.app import App, Blueprint
 from callboard.client import Client, InstanceHandle, InstancesPage, InstanceStatus, PurgeResult
+from callboard.codecs.keys import Keys
 from callboard.core.context import DurableTask, OrchestrationContext
 from callboard.core.failure import FailureDetails
 from callboard.core.retrying import RetryContext
@@ -27,6 +28,7 @@ __all__ = [
     "InstanceHandle",
     "InstanceStatus",
     "InstancesPage",
+    "Keys",
     "OrchestrationContext",
     "OrchestrationFailedError",
     "PurgeResult",

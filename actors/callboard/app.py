@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args, overload
 
+from callboard.codecs import CodecName, CodecOptions
+from callboard.codecs.keys import Keys
+from callboard.core.payloads import MAX_PAYLOAD
 from callboard.core.versions import FailureStrategy, MatchStrategy, VersionRule
 from callboard.errors import ConfigurationError
 from callboard.registry import ActivityDefinition, OrchestrationDefinition, Registry, check_queue, check_version
@@ -27,24 +30,37 @@ class Blueprint:
 
     @overload
     def orchestration(
-        self, function: None = None, /, *, name: str | None = None, version: str | None = None
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        codec: CodecName | None = None,
     ) -> Callable[[F], F]: ...
 
     def orchestration(
-        self, function: F | None = None, /, *, name: str | None = None, version: str | None = None
+        self,
+        function: F | None = None,
+        /,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        codec: CodecName | None = None,
     ) -> F | Callable[[F], F]:
         """Registers an orchestrator: ``async def f(context, input)``, or a generator that yields durable tasks.
 
         Args:
             name: The name it is started by; by default the function's own. Several versions share one name.
             version: The version that this code is for; it then runs instances of that version and no others.
+            codec: How its input and what it hands out are encoded; by default as the app says.
 
         Raises:
             RegistrationError: the name (with this version) is taken or not allowed, or the signature cannot be bound.
         """
 
         def register(function: F) -> F:
-            definition = OrchestrationDefinition(name or function.__name__, function, check_version(version))
+            definition = OrchestrationDefinition(name or function.__name__, function, check_version(version), codec)
             self.registry.add_orchestration(definition)
             return function
 
@@ -55,24 +71,37 @@ class Blueprint:
 
     @overload
     def activity(
-        self, function: None = None, /, *, name: str | None = None, queue: str = "default"
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        codec: CodecName | None = None,
     ) -> Callable[[F], F]: ...
 
     def activity(
-        self, function: F | None = None, /, *, name: str | None = None, queue: str = "default"
+        self,
+        function: F | None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        codec: CodecName | None = None,
     ) -> F | Callable[[F], F]:
         """Registers an activity: ``async def``, or ``def``, which runs in a thread. It runs at least once; make it idempotent.
 
         Args:
             name: The name it is called by; by default the function's own.
             queue: The queue that its calls go to; workers choose which queues they serve.
+            codec: How its input and result are encoded; by default as the app says.
 
         Raises:
             RegistrationError: the name is taken or not allowed, or the signature cannot be bound.
         """
 
         def register(function: F) -> F:
-            definition = ActivityDefinition(name or function.__name__, function, check_queue(queue))
+            definition = ActivityDefinition(name or function.__name__, function, check_queue(queue), codec)
             self.registry.add_activity(definition)
             return function
 
@@ -92,6 +121,12 @@ class App(Blueprint):
             a default version.
         version_failure_strategy: What becomes of an instance that no live worker may run: with ``reject`` it waits for one, parked,
             with ``fail`` it fails with a ``VersionMismatch``.
+        codec: How values are encoded, of functions that do not say it themselves: ``"json"`` or ``"cloudpickle"``.
+        allow_pickle: Whether pickles may be decoded here. They run code, and only keys say whose: allow them where you trust all who
+            hold the keys.
+        encrypt: Whether every value is encrypted (AES-256-GCM); needs ``callboard[encryption]``.
+        keys: What seals pickles and encrypts; None takes the hub's, which the command line reads from ``CALLBOARD_KEYS``.
+        max_payload: Largest encoded value, in bytes; at most 64 MiB.
     """
 
     def __init__(
@@ -102,12 +137,21 @@ class App(Blueprint):
         default_version: str | None = None,
         version_match_strategy: MatchStrategy | None = None,
         version_failure_strategy: FailureStrategy = "reject",
+        codec: CodecName = "json",
+        allow_pickle: bool = False,
+        encrypt: bool = False,
+        keys: Keys | None = None,
+        max_payload: int = MAX_PAYLOAD,
     ) -> None:
         super().__init__()
         self.hub = check_hub(hub)
         if partitions is not None and not 1 <= partitions <= 1024:
             raise ConfigurationError(f"partitions={partitions} is not possible: use 1 to 1024.")
         self.partitions = partitions
+        self.keys = keys
+        self.codec_options = CodecOptions(
+            codec=codec, allow_pickle=allow_pickle, encrypt=encrypt, max_payload=max_payload
+        )
         self.registry.versions = VersionRule(
             default=check_version(default_version),
             match=_one_of(MatchStrategy, version_match_strategy or ("current_or_older" if default_version else "none")),

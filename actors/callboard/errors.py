@@ -11,6 +11,8 @@ CallboardError
 ├── InvalidInstanceIdError          an id that is not allowed            (also ValueError)
 ├── InvalidPayloadError             a value that cannot be encoded or decoded (also ValueError)
 │   └── PayloadTooLargeError
+├── PayloadRejectedError            a sealed value that cannot be opened here: no key for it, or pickles are not allowed
+│   └── TamperedPayloadError        its seal is missing or wrong
 ├── MalformedMessageError           bytes from the broker that are no message of ours
 ├── OrchestrationNotRegisteredError no orchestration of that name
 ├── ActivityNotRegisteredError      no activity of that name
@@ -112,6 +114,16 @@ class PayloadTooLargeError(InvalidPayloadError):
             f"storage, a collection) and pass a reference to it."
         )
         self.size, self.limit = size, limit
+
+
+class PayloadRejectedError(CallboardError):
+    """A sealed value that cannot be opened here: its key is not known, or pickles are not allowed. Nothing of it was decoded."""
+
+
+class TamperedPayloadError(PayloadRejectedError):
+    """A value whose seal is missing or wrong: it was changed, or belongs elsewhere. Nothing of it was decoded."""
+
+    non_retriable = True
 
 
 class MalformedMessageError(CallboardError):

@@ -7,7 +7,9 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
-from callboard.app import check_hub
+from callboard.app import App, check_hub
+from callboard.codecs import HubCodec
+from callboard.codecs.keys import Keys
 from callboard.errors import ConfigurationError
 from callboard.ports import Broker, Store
 
@@ -22,23 +24,38 @@ class TaskHub:
         broker: Not opened yet.
         store: Not opened yet.
         partitions: What a new hub gets; None takes what the hub has, or 32 for a new one.
+        keys: For sealed values, where the app brings none of its own.
     """
 
-    def __init__(self, name: str, broker: Broker, store: Store, *, partitions: int | None = None) -> None:
+    def __init__(
+        self, name: str, broker: Broker, store: Store, *, partitions: int | None = None, keys: Keys | None = None
+    ) -> None:
         self.name = check_hub(name)
         self.broker = broker
         self.store = store
         self.partitions = partitions or 0
         self._wanted = partitions
+        self._keys = keys
 
     @classmethod
-    def from_urls(cls, name: str, *, broker: str, store: str, partitions: int | None = None) -> TaskHub:
+    def from_urls(
+        cls, name: str, *, broker: str, store: str, partitions: int | None = None, keys: Keys | None = None
+    ) -> TaskHub:
         """Finds the adapters by the URLs' schemes.
 
         Raises:
             ConfigurationError: no adapter is installed for a scheme; says which there are.
         """
-        return cls(name, open_broker(broker), open_store(store), partitions=partitions)
+        return cls(name, open_broker(broker), open_store(store), partitions=partitions, keys=keys)
+
+    def codec(self, app: App | None) -> HubCodec:
+        """How values are encoded and sealed by this app, or without one.
+
+        Raises:
+            ConfigurationError: the app asks for what its keys or packages do not allow.
+        """
+        options = app.codec_options if app is not None else None
+        return HubCodec(options, (app.keys if app is not None else None) or self._keys)
 
     async def open(self) -> None:
         """Connects to both servers.

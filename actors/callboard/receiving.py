@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
+import msgspec
+
 from callboard.batching import retrying
+from callboard.core.codec import Codec, is_sealed
 from callboard.core.events import Payload
+from callboard.core.failure import FailureDetails
 from callboard.core.instances import MAX_INSTANCE_ID
 from callboard.core.messages import (
     ActivityCall,
@@ -27,9 +32,10 @@ from callboard.core.messages import (
     Watch,
 )
 from callboard.core.payloads import MAX_TEXT, is_json
-from callboard.errors import MalformedMessageError
+from callboard.core.places import message_value
+from callboard.errors import MalformedMessageError, PayloadRejectedError, TamperedPayloadError
 from callboard.mailbox import Letter, PackAccount
-from callboard.packs import decode_pack, split_pack
+from callboard.packs import decode_pack, encode_pack, split_pack
 from callboard.ports import Delivery, Destination, Host, Quarantined, Store
 from callboard.routes import Sender
 
@@ -111,6 +117,7 @@ class Receiver:
     """Takes deliveries from partition queues apart.
 
     Args:
+        codec: Checks the seals of values.
         post: Puts a letter into a mailbox of this worker; False if the partition is not owned here.
         watch: Takes requests to be told of an instance's end; False if its partition is not owned here.
         expect: Takes the instance and the inbox of one who starts it and waits for its end.
@@ -120,6 +127,7 @@ class Receiver:
         self,
         quarantine: Quarantine,
         sender: Sender,
+        codec: Codec,
         *,
         post: Callable[[Letter], bool],
         watch: Callable[[Watch], bool],
@@ -127,6 +135,7 @@ class Receiver:
     ) -> None:
         self._quarantine = quarantine
         self._sender = sender
+        self._codec = codec
         self._post = post
         self._watch = watch
         self._expect = expect
@@ -140,12 +149,44 @@ class Receiver:
         for part in unreadable:
             self._quarantine.keep(part, source, account.settle)
         for message in messages:
-            if isinstance(message, Watch) and self._watch(message):
-                account.settle()
-            elif isinstance(message, Watch) or not self._post(Letter(message, account)):
-                self._sender.forward(message, _forwarded(account))
-            elif isinstance(message, StartExecution) and message.reply_to is not None:
-                self._expect(message.instance_id, message.reply_to)
+            try:
+                check_seal(message, self._codec)
+            except TamperedPayloadError as error:
+                part = Unreadable(encode_pack([message]), delivery.headers, str(error))
+                self._quarantine.keep(part, source, partial(self._refused, message, error, account))
+            else:
+                self._let_in(message, account)
+
+    def _let_in(self, message: InstanceMessage, account: PackAccount) -> None:
+        if isinstance(message, Watch) and self._watch(message):
+            account.settle()
+        elif isinstance(message, Watch) or not self._post(Letter(message, account)):
+            self._sender.forward(message, _forwarded(account))
+        elif isinstance(message, StartExecution) and message.reply_to is not None:
+            self._expect(message.instance_id, message.reply_to)
+
+    def _refused(self, message: InstanceMessage, error: TamperedPayloadError, account: PackAccount) -> None:
+        """Somebody may wait for a result: it gets a failure instead, so that the call ends visibly."""
+        if isinstance(message, (TaskResult, ChildResult)):
+            failure = FailureDetails.from_exception(error)
+            self._let_in(msgspec.structs.replace(message, result=None, failure=failure), account)
+        else:
+            account.settle()
+
+
+def check_seal(message: Message, codec: Codec) -> None:
+    """Raises TamperedPayloadError if the value that a message brings has a wrong seal.
+
+    What only cannot be opened *here* passes: a turn parks its instance, and nothing is lost when the key comes.
+    """
+    value = message_value(message)
+    if value is not None and is_sealed(value[1]):
+        try:
+            codec.open(value[1], value[2])
+        except TamperedPayloadError:
+            raise
+        except PayloadRejectedError as error:
+            log.warning("%s", error)
 
 
 def check_id(instance_id: str) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from callboard.core import payloads
+from callboard.codecs import check_codec
 from callboard.core.binding import Binding
+from callboard.core.codec import Content
 from callboard.core.context import OrchestrationContext
-from callboard.core.events import Payload
 from callboard.core.execution import CallTarget, Unrunnable
 from callboard.core.instances import check_queue_name
 from callboard.core.versions import VersionRule, compare, newest
@@ -30,14 +30,17 @@ MAX_NAME = 100
 class OrchestrationDefinition:
     """A registered orchestrator function; ``version`` is the one that it is registered for, if any."""
 
-    def __init__(self, name: str, function: Callable[..., Any], version: str | None = None) -> None:
+    def __init__(
+        self, name: str, function: Callable[..., Any], version: str | None = None, codec: str | None = None
+    ) -> None:
         self.name = name
         self.function = function
         self.version = version
+        self.codec = check_codec(codec)
         self._binding = Binding(function, f"orchestration {name!r}", skip=1)
-        self.target = CallTarget(name=name, result_type=self._binding.result_type, version=version)
+        self.target = CallTarget(name=name, result_type=self._binding.result_type, version=version, codec=codec)
 
-    def invoke(self, context: OrchestrationContext, payload: Payload | None) -> Any:
+    def invoke(self, context: OrchestrationContext, payload: Content | None) -> Any:
         """Calls the function with its decoded input."""
         return self.function(context, **self._binding.bind(payload))
 
@@ -45,21 +48,18 @@ class OrchestrationDefinition:
 class ActivityDefinition:
     """A registered activity function."""
 
-    def __init__(self, name: str, function: Callable[..., Any], queue: str) -> None:
+    def __init__(self, name: str, function: Callable[..., Any], queue: str, codec: str | None = None) -> None:
         self.name = name
         self.function = function
         self.queue = queue
+        self.codec = check_codec(codec)
         self.is_async = inspect.iscoroutinefunction(function)
         self._binding = Binding(function, f"activity {name!r}", skip=0)
-        self.target = CallTarget(name=name, queue=queue, result_type=self._binding.result_type)
+        self.target = CallTarget(name=name, queue=queue, result_type=self._binding.result_type, codec=codec)
 
-    def invoke(self, payload: Payload | None) -> Any:
+    def invoke(self, payload: Content | None) -> Any:
         """Calls the function with its decoded input: a coroutine, or for a plain function its result."""
         return self.function(**self._binding.bind(payload))
-
-    def encode(self, result: object) -> Payload | None:
-        """Encodes what the function returned."""
-        return payloads.encode(result, f"The result of activity {self.name!r}")
 
 
 class Registry:
@@ -168,6 +168,12 @@ class Registry:
                 f"{label} is not registered as {_article(kind)} of this app: decorate it with @app.{kind}."
             )
         return name
+
+    @property
+    def codecs(self) -> set[str | None]:
+        """The codecs that functions name; None stands for the app's."""
+        orchestrations = {definition.codec for definition in self.all_orchestrations()}
+        return orchestrations | {definition.codec for definition in self.activities.values()}
 
     def queues(self) -> tuple[str, ...]:
         """The activity queues that this app's activities are registered with."""

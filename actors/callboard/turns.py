@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from callboard.batching import Batcher, retrying
 from callboard.bodies import estimated_size, failure_size, load_instances, stored_all
+from callboard.core.codec import JSON, Codec
 from callboard.core.execution import Orchestration, Unrunnable
 from callboard.core.instances import Commit, InstanceRecord, version_of
 from callboard.core.messages import InstanceMessage, Resume, StartExecution, Terminate, Wake
@@ -51,6 +52,7 @@ class TurnLoop:
     Args:
         committed: Called with each commit once it is durable, from the event loop.
         behind: Called with the last commit of an instance whose record does not show it yet.
+        codec: Opens and seals values.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class TurnLoop:
         committed: Callable[[Commit], None],
         behind: Callable[[Commit], None],
         *,
+        codec: Codec = JSON,
         memory: int = MEMORY,
         thread: TurnThread | None = None,
         tracing: Tracing = UNTRACED,
@@ -68,6 +71,7 @@ class TurnLoop:
         self._store = store
         self._host = host
         self._registry = registry
+        self._codec = codec
         self._committed = committed
         self._behind = behind
         self._memory = memory
@@ -188,7 +192,7 @@ class TurnLoop:
         """How to make the instance's activation, in the turns' thread: it may replay."""
         orchestration = self._code_for(loaded, letters)
         record = self._tracing.begin(loaded.record)
-        return lambda: Activation(record, loaded.commits, orchestration, self._registry)
+        return lambda: Activation(record, loaded.commits, orchestration, self._registry, self._codec)
 
     def _code_for(self, loaded: LoadedInstance, letters: Sequence[Letter]) -> Orchestration | Unrunnable:
         record = loaded.record

@@ -15,7 +15,7 @@ from datetime import datetime
 
 import msgspec
 
-from callboard.core.events import Payload
+from callboard.core.codec import Content
 from callboard.core.execution import TurnInterrupted
 from callboard.core.messages import InstanceMessage
 from callboard.core.turn import Decider, Turn
@@ -58,10 +58,12 @@ class TurnJob:
 class StuckOrchestration:
     """Stands in for code that could not even be interrupted: it parks the instance instead of hanging again."""
 
+    codec = None
+
     def __init__(self, place: str) -> None:
         self._place = place
 
-    def invoke(self, context: object, payload: Payload | None) -> object:
+    def invoke(self, context: object, payload: Content | None) -> object:
         raise TurnInterrupted(self._place)
 
 

@@ -111,6 +111,9 @@ class Worker:
         self._stopping = False
         self._stopped = asyncio.Event()
         self._owned: frozenset[int] = frozenset()
+        self._codec = hub.codec(app)
+        for codec in app.registry.codecs:
+            self._codec.require(codec)
         self._wire()
 
     def _wire(self) -> None:
@@ -127,6 +130,7 @@ class Worker:
             self._app.registry,
             self._on_committed,
             self._on_behind,
+            codec=self._codec,
             memory=options.memory,
             thread=TurnThread(host, limit=options.turn_limit),
             tracing=tracing,
@@ -136,7 +140,9 @@ class Worker:
         self.effects = Effects(
             hub.store, host, self.packer, self.routes, self.timers, post=self._post, ended=self.watchers.ended
         )
-        self.receiver = Receiver(quarantine, sender, post=self._post, watch=self._watch, expect=self.watchers.expect)
+        self.receiver = Receiver(
+            quarantine, sender, self._codec, post=self._post, watch=self._watch, expect=self.watchers.expect
+        )
         self._consumers = PartitionConsumers(hub.broker, host, self.receiver.on_delivery, prefetch=options.prefetch)
         self.sweeper = Sweeper(
             hub.store, host, self.packer, self.effects, post=self._post, is_active=self.turns.is_active
@@ -152,6 +158,7 @@ class Worker:
             post=self._post,
             concurrency=options.concurrency,
             tracing=tracing,
+            codec=self._codec,
         )
         self._dead_letters = DeadLetters(hub.broker, sender, host, quarantine)
         self.ownership = Ownership(

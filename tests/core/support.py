@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from callboard.core import payloads
+from callboard.core.codec import JSON, Codec, Content, input_place, load
 from callboard.core.effects import CallActivity, Effect, SetTimer, StartChild, Tell, derive, projection
 from callboard.core.events import (
     ContinuedAsNew,
@@ -61,13 +62,15 @@ def at(seconds: float) -> datetime:
 class Code:
     """An orchestration out of a plain function of the context, and of its input if it has a second parameter."""
 
+    codec = None
+
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.takes_input = len(inspect.signature(function).parameters) > 1
 
-    def invoke(self, context: OrchestrationContext, payload: str | None) -> Any:
+    def invoke(self, context: OrchestrationContext, payload: Content | None) -> Any:
         if self.takes_input:
-            return self.function(context, payloads.decode(payload, Any, "The input"))
+            return self.function(context, load(payload, Any, "The input"))
         return self.function(context)
 
 
@@ -105,7 +108,9 @@ class Instance:
         execution_id: str = "e" * 32,
         version: str | None = None,
         projected: bool = True,
+        codec: Codec = JSON,
     ) -> None:
+        self.codec = codec
         self.code = code_of(function)
         self.record = InstanceRecord(
             instance_id=instance_id,
@@ -113,7 +118,7 @@ class Instance:
             execution_id=execution_id,
             name="program",
             version=version,
-            input=payloads.encode(value, "The input"),
+            input=codec.seal(codec.encode(value, "The input"), input_place(instance_id, execution_id)),
             created_time=EPOCH,
             last_updated_time=EPOCH,
             parent=parent,
@@ -150,7 +155,7 @@ class Instance:
 
     def loaded(self) -> Activation:
         if self.activation is None:
-            self.activation = Activation(self.record, current_commits(self.commits), self.code, Targets())
+            self.activation = Activation(self.record, current_commits(self.commits), self.code, Targets(), self.codec)
         return self.activation
 
     def forget(self) -> None:

@@ -7,6 +7,7 @@ that no broker timeout and no reconnect concerns it; whoever owns the instance's
 |--------------|--------------------------------------------------------|
 | intake       | deliveries apart into calls, and when to ack them      |
 | runs         | one call that waits or runs here                       |
+| values       | inputs opened, results sealed                          |
 | executing    | the user's function, and what came of it               |
 | results      | results to the instance, until they are confirmed      |
 | claims       | long runs: a claim in the store instead of a message   |

@@ -11,6 +11,8 @@ from callboard.activities.executing import result_of
 from callboard.activities.intake import CallAccount, Intake
 from callboard.activities.results import Results
 from callboard.activities.runs import Run
+from callboard.activities.values import Values
+from callboard.core.codec import JSON, Codec
 from callboard.core.messages import ActivityCall
 from callboard.errors import UnavailableError
 from callboard.mailbox import Letter
@@ -36,6 +38,7 @@ class ActivityRunner:
 
     Args:
         post: Puts a result into a mailbox of this worker; False if its partition is not owned here.
+        codec: Opens inputs, encodes and seals results.
     """
 
     def __init__(
@@ -51,12 +54,14 @@ class ActivityRunner:
         post: Callable[[Letter], bool],
         concurrency: int = CONCURRENCY,
         tracing: Tracing = UNTRACED,
+        codec: Codec = JSON,
     ) -> None:
         self._host = host
         self._registry = registry
         self._sender = sender
         self._concurrency = concurrency
         self._tracing = tracing
+        self._values = Values(codec, quarantine)
         self._intake = Intake(broker, host, quarantine, self._take, prefetch=concurrency)
         self._results = Results(host, sender, post=post, arrived=self._over)
         self.claims = Claims(store, host, sender, worker_id)
@@ -136,7 +141,7 @@ class ActivityRunner:
             self._over(run)
             return
         with self._tracing.running(run.call) as span:
-            result = await result_of(run.call, self._registry, self._host)
+            result = await result_of(run.call, self._registry, self._host, self._values)
             if result.failure is not None:
                 span.failed(result.failure)
         run.task = None

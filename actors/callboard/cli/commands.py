@@ -36,6 +36,7 @@ from callboard.cli.problems import CommandError
 from callboard.cli.running import Lifeline, run, until_stopped
 from callboard.cli.supervising import Supervisor
 from callboard.cli.working import check_servers, run_worker, say
+from callboard.codecs.keys import Keys
 from callboard.hub import TaskHub
 from callboard.worker import DRAIN_DEADLINE, WorkerOptions
 
@@ -72,7 +73,9 @@ def dev(
     folder = DataFolder(data)
     name = hub or loaded.hub
     listener = Listener(host, port, allow_remote=allow_remote)
-    task_hub = TaskHub.from_urls(name, broker=folder.url, store=folder.url, partitions=loaded.partitions)
+    task_hub = TaskHub.from_urls(
+        name, broker=folder.url, store=folder.url, partitions=loaded.partitions, keys=Keys.from_env()
+    )
     folder.prepare(name)
     run(until_stopped(lambda stopping: run_dev(loaded, task_hub, listener, folder, stopping)))
 
@@ -100,7 +103,11 @@ def worker(
         raise CommandError("--queue is about activities, and --only orchestrations runs none: leave one of them out.")
     options = WorkerOptions(only=only, queues=tuple(queue) if queue else None, concurrency=concurrency, drain=drain)
     task_hub = TaskHub.from_urls(
-        hub or loaded.hub, broker=broker, store=store, partitions=partitions or loaded.partitions
+        hub or loaded.hub,
+        broker=broker,
+        store=store,
+        partitions=partitions or loaded.partitions,
+        keys=Keys.from_env(),
     )
     if lifeline is not None or processes == 1:
         run(until_stopped(lambda stopping: run_worker(loaded, task_hub, options, stopping, lifeline)))
@@ -139,5 +146,6 @@ def serve(
     if name is None:
         raise CommandError("Which hub? Name an App (callboard serve MODULE:APP …) or a hub (--hub NAME).")
     listener = Listener(host, port, allow_remote=allow_remote)
-    task_hub = TaskHub.from_urls(name, broker=broker, store=store, partitions=loaded.partitions if loaded else None)
+    wanted = loaded.partitions if loaded else None
+    task_hub = TaskHub.from_urls(name, broker=broker, store=store, partitions=wanted, keys=Keys.from_env())
     run(until_stopped(lambda stopping: run_serve(loaded, task_hub, listener, stopping)))

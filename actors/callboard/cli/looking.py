@@ -24,6 +24,9 @@ from callboard.cli.showing import (
     status_table,
 )
 from callboard.client import InstanceStatus
+from callboard.codecs import HubCodec
+from callboard.codecs.keys import Keys
+from callboard.codecs.showing import readable, readable_record
 from callboard.core.events import RuntimeStatus
 from callboard.core.folding import unfolded
 from callboard.core.instances import InstanceRecord, check_instance_id
@@ -71,7 +74,7 @@ def status(
 ) -> None:
     """Show an instance: its status, input and output."""
     set_up_logs(log_level)
-    record = _look(data, store, hub, lambda opened: _record(opened, instance_id))
+    record = _readable(_look(data, store, hub, lambda opened: _record(opened, instance_id)))
     if as_json:
         print_json(instance_json(InstanceStatus.of(record)))
     else:
@@ -92,7 +95,8 @@ def history(
 
     async def read(opened: Store) -> list[dict[str, Any]]:
         await _record(opened, instance_id)
-        return unfolded(await restored_all(opened, await opened.history(instance_id)))
+        commits = await restored_all(opened, await opened.history(instance_id))
+        return unfolded(readable(HubCodec(keys=Keys.from_env()), commits))
 
     events = _look(data, store, hub, read)
     if as_json:
@@ -126,10 +130,11 @@ def list_instances(
         parked=True if parked else None,
     )
     page = _look(data, store, hub, lambda opened: opened.query(which, limit=top))
+    records = [_readable(record) for record in page.records]
     if as_json:
-        print_json([instance_json(InstanceStatus.of(record)) for record in page.records])
+        print_json([instance_json(InstanceStatus.of(record)) for record in records])
     else:
-        print_table(instances_table(page.records, more=page.continuation is not None))
+        print_table(instances_table(records, more=page.continuation is not None))
 
 
 def quarantine(
@@ -148,6 +153,10 @@ def quarantine(
         print_json(quarantined_json(messages))
     else:
         print_table(quarantine_table(messages))
+
+
+def _readable(record: InstanceRecord) -> InstanceRecord:
+    return readable_record(HubCodec(keys=Keys.from_env()), record)
 
 
 def _status_name(text: str) -> str:

@@ -13,7 +13,10 @@ from callboard.client.handle import InstanceHandle
 from callboard.client.purging import PurgeResult, Purges
 from callboard.client.starts import Starts
 from callboard.client.status import InstancesPage, InstanceStatus
+from callboard.codecs import CodecName
+from callboard.codecs.showing import readable
 from callboard.core import payloads
+from callboard.core.codec import Content, event_place, input_place, load, output_place
 from callboard.core.events import Payload
 from callboard.core.execution import CallTarget
 from callboard.core.instances import Commit, InstanceRecord, check_instance_id
@@ -50,6 +53,7 @@ class Client:
         telemetry: Telemetry | None = None,
     ) -> None:
         self._registry = app.registry if app is not None else Registry()
+        self._codec = hub.codec(app)
         self._connection = Connection(hub, host, telemetry)
         self._host = self._connection.host
         self._endings = Endings(self._connection)
@@ -127,8 +131,8 @@ class Client:
             InvalidPayloadError: the input has no JSON form, or is too large.
         """
         target = self._target(orchestration, version)
-        payload = payloads.encode(input, f"The input of orchestration {target.name!r}")
-        started = await self._start(target.name, payload, instance_id=instance_id, version=target.version, tags=tags)
+        content = self._codec.encode(input, f"The input of orchestration {target.name!r}", target.codec)
+        started = await self._start(target.name, content, instance_id=instance_id, version=target.version, tags=tags)
         return InstanceHandle(self, started, target.result_type)
 
     async def start_encoded(
@@ -142,28 +146,28 @@ class Client:
     ) -> str:
         """`start` with an input that is JSON text already; returns the instance id."""
         version = self._target(name, version).version
-        payload = payloads.checked(payload, f"The input of orchestration {name!r}")
-        return await self._start(name, payload, instance_id=instance_id, version=version, tags=tags)
+        content = self._checked(payload, f"The input of orchestration {name!r}")
+        return await self._start(name, content, instance_id=instance_id, version=version, tags=tags)
 
     async def _start(
         self,
         name: str,
-        payload: Payload | None,
+        content: Content | None,
         *,
         instance_id: str | None,
         version: str | None,
         tags: dict[str, str] | None,
     ) -> str:
         instance_id = self._host.token() if instance_id is None else check_instance_id(instance_id)
-        now = self._host.now()
+        execution_id, now = self._host.token(), self._host.now()
         record = InstanceRecord(
             instance_id=instance_id,
             partition=self._connection.routes.partition_of(instance_id),
-            execution_id=self._host.token(),
+            execution_id=execution_id,
             name=name,
             version=version,
             tags=tags,
-            input=payload,
+            input=self._codec.seal(content, input_place(instance_id, execution_id)),
             created_time=now,
             last_updated_time=now,
         )
@@ -174,7 +178,7 @@ class Client:
     async def find(self, instance_id: str) -> InstanceStatus | None:
         """Looks at an instance; None if there is none of that id."""
         record = await self._connection.find(instance_id)
-        return InstanceStatus.of(record) if record is not None else None
+        return InstanceStatus.of(record, self._codec) if record is not None else None
 
     async def get_status(self, instance_id: str) -> InstanceStatus:
         """Looks at an instance.
@@ -182,7 +186,7 @@ class Client:
         Raises:
             InstanceNotFoundError: there is none of that id.
         """
-        return InstanceStatus.of(await self._connection.record(instance_id))
+        return InstanceStatus.of(await self._connection.record(instance_id), self._codec)
 
     async def wait(self, instance_id: str, timeout: float | None = None) -> InstanceStatus:
         """Waits until an instance has ended; its end arrives by message, not by polling.
@@ -191,7 +195,7 @@ class Client:
             InstanceNotFoundError: there is none of that id.
             TimeoutError: it has not ended within ``timeout`` seconds.
         """
-        return InstanceStatus.of(await self.wait_for_record(instance_id, timeout))
+        return InstanceStatus.of(await self.wait_for_record(instance_id, timeout), self._codec)
 
     async def history(self, instance_id: str) -> list[Commit]:
         """The instance's history, commit by commit.
@@ -202,34 +206,52 @@ class Client:
         await self._connection.record(instance_id)
         return await restored_all(self.hub.store, await self.hub.store.history(instance_id))
 
+    async def readable_history(self, instance_id: str) -> list[Commit]:
+        """`history` for people: encrypted values are opened if the keys are here, of pickles it says only that they are some."""
+        return readable(self._codec, await self.history(instance_id))
+
     async def list_instances(
         self, which: InstanceFilter | None = None, *, limit: int = 100, continuation: str | None = None
     ) -> InstancesPage:
         """Lists instances, newest first, a page at a time."""
         page = await self.hub.store.query(which or InstanceFilter(), limit=limit, continuation=continuation)
         return InstancesPage(
-            instances=tuple(InstanceStatus.of(record) for record in page.records), continuation=page.continuation
+            instances=tuple(InstanceStatus.of(record, self._codec) for record in page.records),
+            continuation=page.continuation,
         )
 
     # Sending
 
-    async def raise_event(self, instance_id: str, name: str, data: object = None) -> None:
+    async def raise_event(
+        self, instance_id: str, name: str, data: object = None, *, codec: CodecName | None = None
+    ) -> None:
         """Raises an external event; returns once the broker keeps it.
+
+        Args:
+            instance_id: Of whom.
+            name: The event's name; case does not matter.
+            data: What it carries.
+            codec: How that is encoded; by default as the app says.
 
         Raises:
             InstanceNotFoundError: there is none of that id.
             InstanceNotRunningError: it has ended.
         """
-        await self._raise_event(instance_id, name, payloads.encode(data, f"The data of event {name!r}"))
+        content = self._codec.encode(data, f"The data of event {name!r}", codec)
+        await self._raise_event(instance_id, name, content)
 
     async def raise_event_encoded(self, instance_id: str, name: str, payload: Payload | None) -> None:
         """`raise_event` with data that is JSON text already."""
-        await self._raise_event(instance_id, name, payloads.checked(payload, f"The data of event {name!r}"))
+        await self._raise_event(instance_id, name, self._checked(payload, f"The data of event {name!r}"))
 
-    async def _raise_event(self, instance_id: str, name: str, payload: Payload | None) -> None:
+    def _checked(self, payload: Payload | None, what: str) -> Content | None:
+        return payloads.checked(payload, what, limit=self._codec.options.max_payload)
+
+    async def _raise_event(self, instance_id: str, name: str, content: Content | None) -> None:
         name = payloads.text(name, "The name of an event")
         target = await self._connection.require_running(instance_id)
         message_id, at = self._host.token(), self._host.now()
+        payload = self._codec.seal(content, event_place(instance_id, message_id, name))
         event = RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload)
         with self._connection.tracing.raising(event, target) as traced:
             await self._connection.send(traced)
@@ -273,13 +295,13 @@ class Client:
             InstanceNotFoundError: there is none of that id.
             InstanceAlreadyExistsError: it is to be the same id, and the instance has not ended.
             OrchestrationNotRegisteredError: the app knows orchestrations, but not this one.
+            PayloadRejectedError: its input is sealed, and cannot be opened here.
         """
         record = await self._connection.record(instance_id)
         target = self._target(record.name, record.version)
         again = None if restart_with_new_instance_id else instance_id
-        started = await self._start(
-            record.name, record.input, instance_id=again, version=record.version, tags=record.tags
-        )
+        content = self._codec.open(record.input, input_place(instance_id, record.execution_id))
+        started = await self._start(record.name, content, instance_id=again, version=record.version, tags=record.tags)
         return InstanceHandle(self, started, target.result_type)
 
     async def purge(self, instance_id: str, *, recursive: bool = True) -> int:
@@ -312,6 +334,11 @@ class Client:
     async def wait_for_record(self, instance_id: str, timeout: float | None) -> InstanceRecord:
         """Waits until an instance has ended and returns its record."""
         return await self._endings.wait(instance_id, timeout)
+
+    def output_of(self, record: InstanceRecord, expected: Any) -> Any:
+        """Decodes the output of an instance that has completed."""
+        place = output_place(record.instance_id, record.execution_id, record.parent)
+        return load(self._codec.open(record.output, place), expected, f"The result of {record.name!r}")
 
     def _target(self, orchestration: str | Callable[..., Any], version: str | None) -> CallTarget:
         name = self._registry.name_of("orchestration", orchestration)

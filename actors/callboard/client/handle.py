@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from callboard.client.status import InstanceStatus, stored_value
-from callboard.core import payloads
+from callboard.client.status import InstanceStatus
 from callboard.errors import OrchestrationFailedError
 
 if TYPE_CHECKING:
@@ -32,10 +31,10 @@ class InstanceHandle(Generic[T]):
         Raises:
             OrchestrationFailedError: it failed or was terminated.
             TimeoutError: it has not ended within ``timeout`` seconds.
+            PayloadRejectedError: its result is sealed, and cannot be opened here.
         """
         record = await self._client.wait_for_record(self.instance_id, timeout)
         if record.runtime_status != "Completed":
-            raise OrchestrationFailedError(
-                self.instance_id, record.runtime_status, record.failure, stored_value(record.output)
-            )
-        return cast("T", payloads.decode(record.output, self._result_type, f"The result of {record.name!r}"))
+            output = InstanceStatus.of(record).output
+            raise OrchestrationFailedError(self.instance_id, record.runtime_status, record.failure, output)
+        return cast("T", self._client.output_of(record, self._result_type))

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from callboard.core import payloads
-from callboard.core.events import TERMINAL, Payload, RuntimeStatus
+from callboard.codecs.showing import shown
+from callboard.core.codec import JSON, Codec, custom_status_place, input_place, output_place
+from callboard.core.events import TERMINAL, RuntimeStatus
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import InstanceRecord, Parked
 
@@ -37,15 +38,16 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
         return self.runtime_status in TERMINAL
 
     @classmethod
-    def of(cls, record: InstanceRecord) -> InstanceStatus:
-        """What a record says."""
+    def of(cls, record: InstanceRecord, codec: Codec = JSON) -> InstanceStatus:
+        """What a record says; of values that are no JSON, or that the codec cannot open, how they are encoded."""
+        instance_id, execution_id = record.instance_id, record.execution_id
         return cls(
             instance_id=record.instance_id,
             name=record.name,
             runtime_status=record.runtime_status,
-            input=stored_value(record.input),
-            output=stored_value(record.output),
-            custom_status=stored_value(record.custom_status),
+            input=shown(codec, record.input, input_place(instance_id, execution_id)),
+            output=shown(codec, record.output, output_place(instance_id, execution_id, record.parent)),
+            custom_status=shown(codec, record.custom_status, custom_status_place(instance_id)),
             created_time=record.created_time,
             last_updated_time=record.last_updated_time,
             completed_time=record.completed_time,
@@ -63,8 +65,3 @@ class InstancesPage(msgspec.Struct, frozen=True, kw_only=True):
 
     instances: tuple[InstanceStatus, ...]
     continuation: str | None
-
-
-def stored_value(payload: Payload | None) -> Any:
-    """The value of a payload that the store holds, as plain JSON types."""
-    return payloads.decode(payload, Any, "A stored value")

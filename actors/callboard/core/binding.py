@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from callboard.core import payloads
-from callboard.core.events import Payload
+from callboard.core.codec import Content, load
 from callboard.errors import InvalidPayloadError, RegistrationError
 
 
@@ -33,8 +33,8 @@ class Binding:
             optional = parameter.default is not parameter.empty
             self._parameters[parameter.name] = (payloads.decodable(hints.get(parameter.name, Any)), optional)
 
-    def bind(self, payload: Payload | None) -> dict[str, Any]:
-        """Decodes an input into keyword arguments.
+    def bind(self, content: Content | None) -> dict[str, Any]:
+        """Decodes an input into keyword arguments; what a pickle holds is taken as it is.
 
         Raises:
             InvalidPayloadError: it does not fit; says which parameter and why.
@@ -44,14 +44,27 @@ class Binding:
                 return {}
             case 1:
                 (name, (expected, optional)), *_ = self._parameters.items()
-                if payload is None and optional:
+                if content is None and optional:
                     return {}
-                return {name: payloads.decode(payload, expected, self._what)}
+                return {name: load(content, expected, self._what)}
+            case _ if content is None or isinstance(content, str):
+                given = payloads.decode(content or "{}", dict[str, msgspec.Raw], self._what)
+                self._check_names(given)
+                return {name: self._decode(name, bytes(raw).decode()) for name, raw in given.items()}
             case _:
-                return self._bind_by_name(payload)
+                return self._take_by_name(load(content, Any, self._what))
 
-    def _bind_by_name(self, payload: Payload | None) -> dict[str, Any]:
-        given: dict[str, msgspec.Raw] = payloads.decode(payload or "{}", dict[str, msgspec.Raw], self._what)
+    def _decode(self, name: str, text: str) -> Any:
+        return payloads.decode_json(text, self._parameters[name][0], f"{self._what}, {name!r},")
+
+    def _take_by_name(self, given: object) -> dict[str, Any]:
+        if not isinstance(given, Mapping):
+            raise InvalidPayloadError(f"{self._what} must be a dict with {', '.join(self._parameters)}")
+        by_name = dict(typing.cast("Mapping[str, Any]", given))
+        self._check_names(by_name)
+        return by_name
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
         unknown = sorted(given.keys() - self._parameters.keys())
         missing = sorted(name for name, (_, optional) in self._parameters.items() if not optional and name not in given)
         if unknown or missing:
@@ -60,10 +73,6 @@ class Binding:
                 + (f"; missing: {', '.join(missing)}" if missing else "")
                 + (f"; not known: {', '.join(unknown)}" if unknown else "")
             )
-        return {
-            name: payloads.decode(bytes(raw).decode(), self._parameters[name][0], f"{self._what}, {name!r},")
-            for name, raw in given.items()
-        }
 
 
 def _hints(function: Callable[..., Any], what: str) -> Mapping[str, Any]:

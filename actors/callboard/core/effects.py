@@ -21,7 +21,7 @@ from callboard.core.events import (
     TimerCreated,
 )
 from callboard.core.failure import FailureDetails
-from callboard.core.instances import Commit, InstanceRecord, Projection, partition_of
+from callboard.core.instances import Commit, InstanceRecord, Projection, partition_of, sent_message_id
 from callboard.core.messages import (
     ActivityCall,
     ChildResult,
@@ -186,7 +186,7 @@ def _child_record(commit: Commit, event: SubOrchestrationInstanceCreated, partit
 def _event(commit: Commit, event: EventSent) -> RaiseEvent:
     return RaiseEvent(
         instance_id=event.instance_id,
-        message_id=f"{commit.execution_id}/{event.event_id}",
+        message_id=sent_message_id(commit.execution_id, event.event_id),
         name=event.name,
         at=event.timestamp,
         input=event.input,

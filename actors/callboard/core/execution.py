@@ -33,6 +33,19 @@ from callboard.core.actions import (
     SendEvent,
     StartSubOrchestration,
 )
+from callboard.core.codec import (
+    JSON,
+    Codec,
+    Content,
+    custom_status_place,
+    event_place,
+    input_place,
+    load,
+    next_input_place,
+    output_place,
+    result_place,
+    task_input_place,
+)
 from callboard.core.context import DurableTask, OrchestrationContext
 from callboard.core.events import (
     EventRaised,
@@ -41,6 +54,7 @@ from callboard.core.events import (
     ExecutionSuspended,
     ExecutionTerminated,
     InputEvent,
+    ParentInstance,
     Payload,
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceFailed,
@@ -50,7 +64,13 @@ from callboard.core.events import (
 )
 from callboard.core.external_events import EventInbox
 from callboard.core.failure import FailureDetails
-from callboard.core.instances import check_instance_id, check_queue_name, child_instance_id, derived_execution_id
+from callboard.core.instances import (
+    check_instance_id,
+    check_queue_name,
+    child_instance_id,
+    derived_execution_id,
+    sent_message_id,
+)
 from callboard.core.loop import DeterministicLoop
 from callboard.core.retrying import Attempt, Call, RetriedCall, RetryStrategy
 from callboard.core.timeouts import NONE as NO_TIMEOUTS, Timeouts
@@ -74,6 +94,8 @@ class CallTarget(msgspec.Struct, frozen=True):
     result_type: Any = Any
     timeouts: Timeouts = NO_TIMEOUTS
     version: str | None = None
+    codec: str | None = None
+    """How its input is encoded; None: as the hub says."""
 
 
 class Unrunnable(msgspec.Struct, frozen=True):
@@ -87,7 +109,12 @@ class Unrunnable(msgspec.Struct, frozen=True):
 class Orchestration(Protocol):
     """A registered orchestrator function."""
 
-    def invoke(self, context: OrchestrationContext, payload: Payload | None) -> Any:
+    @property
+    def codec(self) -> str | None:
+        """How what it hands out is encoded; None: as the hub says."""
+        ...
+
+    def invoke(self, context: OrchestrationContext, payload: Content | None) -> Any:
         """Calls the function with its input; returns what it returns: a coroutine, a generator or a value."""
         ...
 
@@ -123,12 +150,15 @@ class _Open(msgspec.Struct):
 class Execution:
     """One activation of an orchestrator's code: a suspended coroutine on its own loop."""
 
-    def __init__(self, instance_id: str, orchestration: Orchestration, targets: CallTargets) -> None:
+    def __init__(
+        self, instance_id: str, orchestration: Orchestration, targets: CallTargets, codec: Codec = JSON
+    ) -> None:
         self.instance_id = instance_id
         self.execution_id = ""
         self.name = ""
         self.version: str | None = None
         self.parent_instance_id: str | None = None
+        self._parent: ParentInstance | None = None
         self.now = datetime.fromtimestamp(0, UTC)
         self.replaying = False
         self.custom_status: Payload | None = None
@@ -136,6 +166,7 @@ class Execution:
         """When the next attempt comes, by call and attempt, as history has it. Replay goes by it."""
         self._orchestration = orchestration
         self._targets = targets
+        self._codec = codec
         self._loop = DeterministicLoop(self)
         self._live = True
         self._ids = count()
@@ -159,6 +190,7 @@ class Execution:
         Raises:
             TurnInterrupted: the watchdog struck. The execution is good for `close` only.
             StrategyFailed: a retry strategy raised. The execution is good for `close` only.
+            PayloadRejectedError: a value cannot be opened. Likewise.
         """
         self.now = now
         self._loop.set_time(now.timestamp())
@@ -205,7 +237,8 @@ class Execution:
             case TimerFired():
                 self._on_timer(event)
             case EventRaised():
-                self._inbox.arrive(event)
+                place = event_place(self.instance_id, event.message_id, event.name)
+                self._inbox.arrive(event, self._codec.open(event.input, place))
             case ExecutionStarted():
                 self._on_started(event)
             case ExecutionSuspended():
@@ -219,19 +252,25 @@ class Execution:
 
     def _on_started(self, event: ExecutionStarted) -> None:
         self.execution_id, self.name, self.version = event.execution_id, event.name, event.version
+        self._parent = event.parent
         self.parent_instance_id = event.parent.instance_id if event.parent else None
-        main = self._loop.create_task(self._main(event.input), name="main")
+        content = self._codec.open(event.input, input_place(self.instance_id, self.execution_id))
+        main = self._loop.create_task(self._main(content), name="main")
         main.add_done_callback(self._on_returned)
 
-    async def _main(self, payload: Payload | None) -> Payload | None:
-        returned = self._orchestration.invoke(OrchestrationContext(self), payload)
+    async def _main(self, content: Content | None) -> Payload | None:
+        returned = self._orchestration.invoke(OrchestrationContext(self), content)
         if isgenerator(returned):
             returned = await _drive(returned)
         elif isawaitable(returned):
             returned = await returned
         if self._continue is not None:
             return None
-        return payloads.encode(returned, f"The result of orchestration {self.name!r}")
+        result = self._encode(returned, f"The result of orchestration {self.name!r}")
+        return self._codec.seal(result, output_place(self.instance_id, self.execution_id, self._parent))
+
+    def _encode(self, value: object, what: str) -> Content | None:
+        return self._codec.encode(value, what, self._orchestration.codec)
 
     def _on_returned(self, main: Any) -> None:
         if not self._live:
@@ -248,8 +287,10 @@ class Execution:
         call = self._open.pop(event.task_scheduled_id, None)
         if call is None or call.task.done():
             return
+        place = result_place(self.instance_id, self.execution_id, event.task_scheduled_id)
+        content = self._codec.open(event.result, place)
         try:
-            value = payloads.decode(event.result, call.target.result_type, f"The result of {call.target.name!r}")
+            value = load(content, call.target.result_type, f"The result of {call.target.name!r}")
         except CallboardError as error:
             call.task.set_exception(error)
         else:
@@ -283,17 +324,18 @@ class Execution:
 
     def activity_call(self, activity: object, value: object, queue: str | None, timeouts: Timeouts) -> Call:
         target = self._targets.activity(activity)
-        payload = payloads.encode(value, f"The input of activity {target.name!r}")
+        content = self._codec.encode(value, f"The input of activity {target.name!r}", target.codec)
         queue = check_queue_name(queue or target.queue)
         timeouts = timeouts.over(target.timeouts)
 
         def schedule(attempt: Attempt) -> DurableTask[Any]:
             task_id = next(self._ids)
+            place = task_input_place(self.instance_id, self.execution_id, task_id)
             self._ask(
                 ScheduleTask(
                     id=task_id,
                     name=target.name,
-                    input=payload,
+                    input=self._codec.seal(content, place),
                     queue=queue,
                     start_to_close=timeouts.start_to_close,
                     schedule_to_start=timeouts.schedule_to_start,
@@ -318,20 +360,22 @@ class Execution:
         if version is not None:
             version = payloads.text(version, "The version of an orchestration")
         target = self._targets.orchestration(orchestration, version)
-        payload = payloads.encode(value, f"The input of orchestration {target.name!r}")
+        content = self._codec.encode(value, f"The input of orchestration {target.name!r}", target.codec)
         if instance_id is not None:
             self._check_child_id(instance_id)
         tags = _checked_tags(tags)
 
         def start(_attempt: Attempt) -> DurableTask[Any]:
             task_id = next(self._ids)
+            child_id = instance_id or child_instance_id(self.execution_id, task_id)
+            execution_id = derived_execution_id(self.execution_id, task_id, "child")
             self._ask(
                 StartSubOrchestration(
                     id=task_id,
                     name=target.name,
-                    instance_id=instance_id or child_instance_id(self.execution_id, task_id),
-                    execution_id=derived_execution_id(self.execution_id, task_id, "child"),
-                    input=payload,
+                    instance_id=child_id,
+                    execution_id=execution_id,
+                    input=self._codec.seal(content, input_place(child_id, execution_id)),
                     version=target.version,
                     tags=tags,
                 )
@@ -394,18 +438,22 @@ class Execution:
     def send_event(self, instance_id: str, name: str, value: object) -> None:
         check_instance_id(instance_id)
         name = payloads.text(name, "The name of an event")
-        payload = payloads.encode(value, f"The data of event {name!r}")
-        self._ask(SendEvent(id=next(self._ids), instance_id=instance_id, name=name, input=payload))
+        content = self._encode(value, f"The data of event {name!r}")
+        action_id = next(self._ids)
+        place = event_place(instance_id, sent_message_id(self.execution_id, action_id), name)
+        self._ask(SendEvent(id=action_id, instance_id=instance_id, name=name, input=self._codec.seal(content, place)))
 
     def continue_as_new(self, value: object, version: str | None) -> None:
         if version is not None:
             version = payloads.text(version, "The version of an orchestration")
-        self._continue = Continued(input=payloads.encode(value, "The input of continue_as_new"), version=version)
+        content = self._encode(value, "The input of continue_as_new")
+        payload = self._codec.seal(content, next_input_place(self.instance_id, self.execution_id))
+        self._continue = Continued(input=payload, version=version)
 
     def set_custom_status(self, value: object) -> None:
         status = payloads.encode(value, "The custom status", limit=payloads.MAX_CUSTOM_STATUS)
         if self._live and self._outcome is None:
-            self.custom_status = status
+            self.custom_status = self._codec.seal(status, custom_status_place(self.instance_id))
 
     def next_uuid(self) -> uuid.UUID:
         name = f"{self.instance_id}_{self.execution_id}_{self.now.isoformat()}_{next(self._uuids)}"

@@ -14,15 +14,19 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Generator
 from itertools import count
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from callboard.core import payloads
+from callboard.core.codec import Content, load
 from callboard.core.context import NO_DEFAULT, DurableTask
 from callboard.core.events import EventRaised
 from callboard.core.loop import DeterministicLoop
 from callboard.errors import CallboardError
 
 T = TypeVar("T")
+
+#: An event, and what its data are.
+Arrived: TypeAlias = tuple[EventRaised, Content | None]
 
 
 class EventInbox:
@@ -32,23 +36,28 @@ class EventInbox:
         self._loop = loop
         self._arrivals = count()
         self._waiters = count()
-        self._waiting: dict[int, EventRaised] = {}
+        self._waiting: dict[int, Arrived] = {}
         self._waiting_by_name: dict[str, deque[int]] = {}
         self._lines: dict[str, list[EventWaiter[Any]]] = {}
 
-    def arrive(self, event: EventRaised) -> None:
-        """Gives an event to the first in line, or keeps it."""
+    def arrive(self, event: EventRaised, content: Content | None) -> None:
+        """Gives an event to the first in line, or keeps it.
+
+        Args:
+            event: As it is in history.
+            content: What its data are, opened.
+        """
         key = event.name.casefold()
         line = self._lines.get(key)
         if line:
-            line[0].give(event)
+            line[0].give(event, content)
             return
         number = next(self._arrivals)
-        self._waiting[number] = event
+        self._waiting[number] = event, content
         self._waiting_by_name.setdefault(key, deque()).append(number)
 
     def untaken(self) -> tuple[EventRaised, ...]:
-        return tuple(self._waiting.values())
+        return tuple(event for event, _ in self._waiting.values())
 
     def waiter(self, name: str, expected: Any) -> EventWaiter[Any]:
         """One who may wait for the next event of a name."""
@@ -63,7 +72,7 @@ class EventInbox:
         """A mark between the events that came before now and those that come later."""
         return next(self._arrivals)
 
-    def take(self, key: str, before: int | None) -> EventRaised | None:
+    def take(self, key: str, before: int | None) -> Arrived | None:
         """The oldest event of a name, if there is one and it came before a mark."""
         numbers = self._waiting_by_name.get(key)
         if not numbers or (before is not None and numbers[0] > before):
@@ -109,11 +118,11 @@ class EventWaiter(DurableTask[T]):
         timer.add_done_callback(self._on_timer)
         return self
 
-    def give(self, event: EventRaised) -> None:
+    def give(self, event: EventRaised, content: Content | None) -> None:
         """Ends the waiting with an event."""
         self._end()
         try:
-            value = payloads.decode(event.input, self._expected, f"The data of event {event.name!r}")
+            value = load(content, self._expected, f"The data of event {event.name!r}")
         except CallboardError as error:
             super().set_exception(error)
         else:
@@ -129,9 +138,9 @@ class EventWaiter(DurableTask[T]):
     def _look(self) -> None:
         if super().done():
             return
-        event = self._inbox.take(self.key, self._expired)
-        if event is not None:
-            self.give(event)
+        arrived = self._inbox.take(self.key, self._expired)
+        if arrived is not None:
+            self.give(*arrived)
         elif self._expired is not None:
             self._end()
             if self._default is NO_DEFAULT:

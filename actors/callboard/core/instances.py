@@ -85,8 +85,14 @@ def derived_execution_id(execution_id: str, task_id: int, purpose: str) -> str:
     return hashlib.sha256(f"{execution_id}/{task_id}/{purpose}".encode()).hexdigest()[:32]
 
 
-#: What keeps an instance's code from running: no live worker has it, it disagrees with history, it never awaits, it exits.
-ParkedKind: TypeAlias = Literal["unrunnable", "nondeterminism", "stuck", "exited"]
+def sent_message_id(execution_id: str, event_id: int) -> str:
+    """The identity of an event that an orchestration sends."""
+    return f"{execution_id}/{event_id}"
+
+
+#: What keeps an instance's code from running: no live worker has it, it disagrees with history, it never awaits, it exits, a value
+#: that it needs cannot be opened.
+ParkedKind: TypeAlias = Literal["unrunnable", "nondeterminism", "stuck", "exited", "payload"]
 
 
 class Parked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

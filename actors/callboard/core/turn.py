@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from callboard.core.actions import Action, Completed, Continued, Failed
+from callboard.core.codec import JSON, Codec, input_place, moved, next_input_place
 from callboard.core.events import (
     ContinuedAsNew,
     EventRaised,
@@ -36,7 +37,7 @@ from callboard.core.replay import replay
 from callboard.core.retrying import StrategyFailed
 from callboard.core.spans import Span, spans_of
 from callboard.core.state import InstanceState, Verdict
-from callboard.errors import NonDeterminismError
+from callboard.errors import NonDeterminismError, PayloadRejectedError
 
 #: How long consumed message ids are remembered across ``continue_as_new``.
 DEDUPE_RETENTION = timedelta(days=1)
@@ -127,12 +128,14 @@ class Activation:
         commits: Sequence[Commit],
         orchestration: Orchestration | Unrunnable,
         targets: CallTargets,
+        codec: Codec = JSON,
     ) -> None:
         self.state = InstanceState.fold(record, commits)
         self.replays = 0
         self._commits: Sequence[Commit] | None = commits
         self._orchestration = orchestration
         self._targets = targets
+        self._codec = codec
         self._execution: Execution | None = None
         self._unfed: list[InputEvent] = []
         self._new_actions: tuple[Action, ...] = ()
@@ -222,6 +225,8 @@ class Activation:
             step = execution.advance(now, pending)
         except NonDeterminismError as error:
             return self._park(inputs, now, "nondeterminism", str(error))
+        except PayloadRejectedError as error:
+            return self._park(inputs, now, "payload", str(error))
         except StrategyFailed as error:
             return self._park(inputs, now, "unrunnable", str(error))
         except TurnInterrupted as interrupted:
@@ -233,7 +238,7 @@ class Activation:
 
     def _activate(self, orchestration: Orchestration) -> Execution:
         if self._execution is None:
-            self._execution = execution = Execution(self.state.instance_id, orchestration, self._targets)
+            self._execution = execution = Execution(self.state.instance_id, orchestration, self._targets, self._codec)
             commits = [commit for commit in self._commits or () if commit.execution_id == self.state.execution_id]
             execution.custom_status = commits[0].custom_status if commits else self.state.custom_status
             if commits:
@@ -298,6 +303,9 @@ class Activation:
         event_id: int,
     ) -> ContinuedAsNew:
         state = self.state
+        execution_id = derived_execution_id(state.execution_id, state.n + 1, "continued")
+        handed_on = next_input_place(state.instance_id, state.execution_id)
+        value = moved(self._codec, outcome.input, handed_on, input_place(state.instance_id, execution_id))
         late = tuple(event for event in unfed if isinstance(event, EventRaised))
         return ContinuedAsNew(
             timestamp=now,
@@ -305,8 +313,8 @@ class Activation:
             next=ExecutionStarted(
                 timestamp=now,
                 name=state.name,
-                execution_id=derived_execution_id(state.execution_id, state.n + 1, "continued"),
-                input=outcome.input,
+                execution_id=execution_id,
+                input=value,
                 parent=state.parent,
                 version=state.version if outcome.version is None else outcome.version,
                 tags=state.tags,

@@ -122,7 +122,7 @@ class Routes:
         status = await self._bounded(self._client().get_status(instance_id))
         history: list[folding.EventJson] | None = None
         if show_history and status.runtime_status != "Pending":
-            commits = await self._bounded(self._client().history(instance_id))
+            commits = await self._bounded(self._client().readable_history(instance_id))
             history = folding.folded(commits, inputs=show_input, outputs=show_outputs)
         payload = instance_json(status, show_input=show_input, history=history)
         if not status.is_terminal:

@@ -1,0 +1,1 @@
+"""Codecs, seals and keys."""
