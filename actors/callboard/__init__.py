@@ -8,7 +8,10 @@ from callboard.core.failure import FailureDetails
 from callboard.core.retrying import RetryContext
 from callboard.errors import (
     CallboardError,
+    MessageFailedError,
+    MessageRejectedError,
     OrchestrationFailedError,
+    QueryFailedError,
     SubOrchestrationFailedError,
     TaskFailedError,
 )
@@ -29,9 +32,12 @@ __all__ = [
     "InstanceStatus",
     "InstancesPage",
     "Keys",
+    "MessageFailedError",
+    "MessageRejectedError",
     "OrchestrationContext",
     "OrchestrationFailedError",
     "PurgeResult",
+    "QueryFailedError",
     "RetryContext",
     "RetryPolicy",
     "SubOrchestrationFailedError",

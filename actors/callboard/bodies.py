@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from callboard.core.events import (
+    AnswerReceived,
     ContinuedAsNew,
     EventRaised,
     EventSent,
@@ -14,6 +15,9 @@ from callboard.core.events import (
     ExecutionStarted,
     ExecutionTerminated,
     HistoryEvent,
+    MessageAnswered,
+    MessageReceived,
+    MessageSent,
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
     SubOrchestrationInstanceFailed,
@@ -51,7 +55,7 @@ def _tail(commit: Commit) -> tuple[HistoryEvent, ...]:
         case ExecutionCompleted() as end:
             return (msgspec.structs.replace(end, result=None, failure=None),)
         case ContinuedAsNew() as end:
-            start = msgspec.structs.replace(end.next, input=None, seen=())
+            start = msgspec.structs.replace(end.next, input=None, seen=(), answers=())
             return (msgspec.structs.replace(end, next=start, carried=()),)
         case _:
             return ()
@@ -88,25 +92,32 @@ def estimated_size(events: Sequence[HistoryEvent]) -> int:
                 size += len(event.result or "")
             case TaskScheduled():
                 size += len(event.input or "") + len(event.heartbeat_details or "")
+            case ExecutionStarted():
+                size += _start_size(event)
             case (
-                ExecutionStarted()
-                | EventRaised()
+                EventRaised()
+                | MessageReceived()
                 | SubOrchestrationInstanceCreated()
                 | EventSent()
+                | MessageSent()
                 | ExecutionTerminated()
             ):
                 size += len(event.input or "")
-            case ExecutionCompleted():
+            case ExecutionCompleted() | MessageAnswered() | AnswerReceived():
                 size += len(event.result or "") + failure_size(event.failure)
             case TaskFailed():
                 size += failure_size(event.failure) + len(event.heartbeat_details or "")
             case SubOrchestrationInstanceFailed():
                 size += failure_size(event.failure)
             case ContinuedAsNew():
-                size += len(event.next.input or "") + 128 * len(event.next.seen) + estimated_size(event.carried)
+                size += _start_size(event.next) + estimated_size(event.carried)
             case _:
                 pass
     return size
+
+
+def _start_size(event: ExecutionStarted) -> int:
+    return len(event.input or "") + 128 * len(event.seen) + estimated_size(event.answers)
 
 
 def failure_size(failure: FailureDetails | None) -> int:

@@ -22,6 +22,7 @@ from callboard.mailbox import Letter
 from callboard.packs import Packer
 from callboard.ports import CreateOutcome, Destination, Host, Store, TimerRow
 from callboard.projecting import Projector
+from callboard.replies import Replies
 from callboard.routes import Routes, Sender
 from callboard.timers import Timers
 
@@ -91,6 +92,7 @@ class Effects:
         packer: Packer,
         routes: Routes,
         timers: Timers,
+        replies: Replies,
         *,
         post: Callable[[Letter], bool],
         ended: Callable[[Commit], None],
@@ -101,6 +103,7 @@ class Effects:
         self._routes = routes
         self._sender = Sender(packer, routes)
         self._timers = timers
+        self._replies = replies
         self._post = post
         self._announce = ended
         self._in_flight: dict[tuple[str, int], Sending] = {}
@@ -183,6 +186,8 @@ class Effects:
                     self._packer.send(Destination.activities(call.queue), call, sending.hold().sent)
                 case core.Tell(message):
                     self._tell(message, sending.hold())
+                case core.SendReply(inbox, reply):
+                    self._replies.answered(commit.instance_id, inbox, reply, sending.hold().sent)
                 case core.StartChild(record):
                     self._children.submit(record, self._child_created(record, sending.hold()))
                 case core.SetTimer(timer_id, due):

@@ -22,9 +22,13 @@ CallboardError
 ├── InstanceNotFinishedError        the operation needs an instance that is finished
 ├── CorruptHistoryError             commits are missing in the middle of a history
 ├── NonDeterminismError             code and history disagree
+├── ReadOnlyError                   a query handler or validator asked for something durable
+├── QueryFailedError                a query was not answered
 ├── OrchestrationStuckError         the code kept a turn running too long
 └── TaskFailedError                 raised in orchestrations: an activity failed
-    └── SubOrchestrationFailedError … a child failed
+    ├── SubOrchestrationFailedError … a child failed
+    └── MessageFailedError          (also in clients) what was asked was not answered
+        └── MessageRejectedError    … because its validator refused it
 
 OrchestrationFailedError (a CallboardError) is raised by the client's ``result`` for an instance that did not complete.
 """
@@ -204,6 +208,16 @@ class NonDeterminismError(CallboardError):
     """The code asks for something else than the history says it did."""
 
 
+class ReadOnlyError(CallboardError):
+    """A query handler or a validator asked for something that history would have to hold."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A query handler or a validator may only look: it must not call activities, set timers, send, wait, draw random numbers "
+            "or change the custom status. Do that in a message handler, or in the body of the orchestration."
+        )
+
+
 class OrchestrationStuckError(CallboardError):
     """The orchestrator's code kept a turn running too long without awaiting anything durable."""
 
@@ -228,6 +242,28 @@ class SubOrchestrationFailedError(TaskFailedError):
     """A child orchestration failed or was terminated; raised where its task is awaited."""
 
     _what = "Sub-orchestration"
+
+
+class MessageFailedError(TaskFailedError):
+    """An instance did not answer what it was asked: its handler raised, or it ended before. Raised by ``ask``, in clients as well."""
+
+    def __init__(self, name: str, task_id: int, failure: FailureDetails) -> None:
+        CallboardError.__init__(
+            self, f"Message {name!r} was not answered: {failure.error_type}: {failure.error_message}"
+        )
+        self.name, self.task_id, self.failure = name, task_id, failure
+
+
+class MessageRejectedError(MessageFailedError):
+    """What was asked does not fit the handler's annotations, or its validator refused it. The instance was not changed by it."""
+
+
+class QueryFailedError(CallboardError):
+    """A query was not answered: its handler raised, there is none, or the instance's code cannot run."""
+
+    def __init__(self, name: str, failure: FailureDetails) -> None:
+        super().__init__(f"Query {name!r} was not answered: {failure.error_type}: {failure.error_message}")
+        self.name, self.failure = name, failure
 
 
 class OrchestrationFailedError(CallboardError):

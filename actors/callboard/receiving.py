@@ -12,15 +12,19 @@ import msgspec
 
 from callboard.batching import retrying
 from callboard.core.codec import Codec, is_sealed
+from callboard.core.conversation import Question
 from callboard.core.events import Payload
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import MAX_INSTANCE_ID
 from callboard.core.messages import (
     ActivityCall,
+    Answer,
     ChildResult,
     ContinueExecution,
+    DeliverMessage,
     InstanceMessage,
     Message,
+    Query,
     RaiseEvent,
     Resume,
     StartExecution,
@@ -34,7 +38,7 @@ from callboard.core.messages import (
 from callboard.core.payloads import MAX_TEXT, is_json
 from callboard.core.places import message_value
 from callboard.errors import MalformedMessageError, PayloadRejectedError, TamperedPayloadError
-from callboard.mailbox import Letter, PackAccount
+from callboard.mailbox import Account, Letter, PackAccount
 from callboard.packs import decode_pack, encode_pack, split_pack
 from callboard.ports import Delivery, Destination, Host, Quarantined, Store
 from callboard.routes import Sender
@@ -52,6 +56,9 @@ _TO_INSTANCE = (
     TimerDue,
     ContinueExecution,
     RaiseEvent,
+    DeliverMessage,
+    Answer,
+    Query,
     Terminate,
     Suspend,
     Resume,
@@ -121,6 +128,7 @@ class Receiver:
         post: Puts a letter into a mailbox of this worker; False if the partition is not owned here.
         watch: Takes requests to be told of an instance's end; False if its partition is not owned here.
         expect: Takes the instance and the inbox of one who starts it and waits for its end.
+        refuse: Tells one who asks that there will be no answer, then settles the question.
     """
 
     def __init__(
@@ -132,6 +140,7 @@ class Receiver:
         post: Callable[[Letter], bool],
         watch: Callable[[Watch], bool],
         expect: Callable[[str, str], None],
+        refuse: Callable[[Question, Account, FailureDetails], None],
     ) -> None:
         self._quarantine = quarantine
         self._sender = sender
@@ -139,6 +148,7 @@ class Receiver:
         self._post = post
         self._watch = watch
         self._expect = expect
+        self._refuse = refuse
 
     def on_delivery(self, delivery: Delivery, source: Destination) -> None:
         messages, unreadable = unpacked(delivery, _checked)
@@ -167,8 +177,10 @@ class Receiver:
 
     def _refused(self, message: InstanceMessage, error: TamperedPayloadError, account: PackAccount) -> None:
         """Somebody may wait for a result: it gets a failure instead, so that the call ends visibly."""
-        if isinstance(message, (TaskResult, ChildResult)):
-            failure = FailureDetails.from_exception(error)
+        failure = FailureDetails.from_exception(error)
+        if isinstance(message, (DeliverMessage, Query)):
+            self._refuse(message, account, failure)
+        elif isinstance(message, (TaskResult, ChildResult, Answer)):
             self._let_in(msgspec.structs.replace(message, result=None, failure=failure), account)
         else:
             account.settle()
@@ -211,10 +223,13 @@ def _checked(message: Message) -> InstanceMessage:
     if isinstance(message, ActivityCall) or not isinstance(message, _TO_INSTANCE):
         raise MalformedMessageError(f"{type(message).__name__} is no message for an instance")
     check_id(message.instance_id)
-    if isinstance(message, (RaiseEvent, Terminate, Suspend, Resume)) and len(message.message_id) > MAX_TEXT:
+    if (
+        isinstance(message, (RaiseEvent, DeliverMessage, Terminate, Suspend, Resume))
+        and len(message.message_id) > MAX_TEXT
+    ):
         raise MalformedMessageError(f"the message id of {type(message).__name__} for {message.instance_id} is too long")
-    if isinstance(message, RaiseEvent) and len(message.name) > MAX_TEXT:
-        raise MalformedMessageError(f"the name of an event for {message.instance_id} is too long")
+    if isinstance(message, (RaiseEvent, DeliverMessage, Query)) and len(message.name) > MAX_TEXT:
+        raise MalformedMessageError(f"the name of {type(message).__name__} for {message.instance_id} is too long")
     if any(payload is not None and not is_json(payload) for payload in _payloads(message)):
         raise MalformedMessageError(f"the payload of {type(message).__name__} for {message.instance_id} is not JSON")
     return message
@@ -222,11 +237,11 @@ def _checked(message: Message) -> InstanceMessage:
 
 def _payloads(message: InstanceMessage) -> tuple[Payload | None, ...]:
     match message:
-        case RaiseEvent():
+        case RaiseEvent() | DeliverMessage() | Query():
             return (message.input,)
         case TaskResult():
             return (message.result, message.heartbeat_details)
-        case ChildResult():
+        case ChildResult() | Answer():
             return (message.result,)
         case _:
             return ()

@@ -18,15 +18,17 @@ from collections.abc import Callable, Sequence
 
 from callboard.batching import Batcher, retrying
 from callboard.bodies import estimated_size, failure_size, load_instances, stored_all
+from callboard.core.answers import not_found, not_queried
 from callboard.core.codec import JSON, Codec
 from callboard.core.execution import Orchestration, Unrunnable
+from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, version_of
-from callboard.core.messages import InstanceMessage, Resume, StartExecution, Terminate, Wake
-from callboard.core.spans import Span
+from callboard.core.messages import DeliverMessage, InstanceMessage, Query, Resume, StartExecution, Terminate, Wake
 from callboard.core.turn import Activation, Decider, Turn
 from callboard.mailbox import Actor, Letter
 from callboard.ports import AppendOutcome, Host, LoadedInstance, Store
 from callboard.registry import Registry
+from callboard.replies import Replies
 from callboard.tracing import UNTRACED, Tracing
 from callboard.turnthread import Hung, StuckOrchestration, TurnJob, TurnThread
 
@@ -62,6 +64,7 @@ class TurnLoop:
         registry: Registry,
         committed: Callable[[Commit], None],
         behind: Callable[[Commit], None],
+        replies: Replies,
         *,
         codec: Codec = JSON,
         memory: int = MEMORY,
@@ -74,6 +77,7 @@ class TurnLoop:
         self._codec = codec
         self._committed = committed
         self._behind = behind
+        self._replies = replies
         self._memory = memory
         self._thread = thread or TurnThread(host)
         self._tracing = tracing
@@ -221,24 +225,25 @@ class TurnLoop:
 
     def _on_turn(self, actor: Actor, letters: list[Letter], turn: Turn) -> None:
         self.statistics.turns += 1
+        self._replies.remember(turn.waiting)
         if turn.commit is not None:
-            self._commits.submit(turn.commit, self._on_committed(actor, letters, turn.commit, turn.spans))
-        elif turn.unknown:
-            self._host.spawn(self._confirm_drop(actor, letters), name="callboard confirm")
+            self._commits.submit(turn.commit, self._on_committed(actor, letters, turn, turn.commit))
+        elif turn.unknown or turn.replies:
+            self._host.spawn(self._confirm(actor, letters, turn), name="callboard confirm")
         else:
-            self._settle(actor, letters)
+            self._settle(actor, letters, turn)
 
     def _on_committed(
-        self, actor: Actor, letters: list[Letter], commit: Commit, spans: Sequence[Span]
+        self, actor: Actor, letters: list[Letter], turn: Turn, commit: Commit
     ) -> Callable[[AppendOutcome | None, BaseException | None], None]:
         def done(outcome: AppendOutcome | None, error: BaseException | None) -> None:
             if outcome is AppendOutcome.COMMITTED:
                 self.statistics.commits += 1
-                if spans:
-                    self._tracing.ended(spans)
+                if turn.spans:
+                    self._tracing.ended(turn.spans)
                 self._committed(commit)
                 self._keep(actor, commit)
-                self._settle(actor, letters)
+                self._settle(actor, letters, turn)
                 return
             if error is None:
                 self.statistics.lost_races += 1
@@ -251,22 +256,53 @@ class TurnLoop:
 
         return done
 
-    async def _confirm_drop(self, actor: Actor, letters: list[Letter]) -> None:
-        """Drops letters that fit nothing known, if a linearizable read says that what is known is current."""
+    async def _confirm(self, actor: Actor, letters: list[Letter], turn: Turn | None) -> None:
+        """Answers, and drops letters that fit nothing known, if a linearizable read says that what is known is current.
+
+        Without a turn: there is no instance.
+        """
         state = actor.activation.state if actor.activation else None
         n, execution = (state.n, state.execution_id) if state else (-1, None)
         current = await retrying(lambda: self._store.confirm(actor.instance_id, n, execution), self._host, "confirm")
-        if current:
-            for letter in letters:
-                log.info("Dropped %s for %s: nothing waits for it", type(letter.message).__name__, actor.instance_id)
-            self._settle(actor, letters)
-        else:
+        if not current:
             self._again(actor, letters)
+            return
+        for message in [letter.message for letter in letters] if turn is None else turn.unknown:
+            log.info("Dropped %s for %s: nothing waits for it", type(message).__name__, actor.instance_id)
+        if turn is None:
+            self._refuse_all(letters, not_found(actor.instance_id))
+            self._free(actor)
+        else:
+            self._settle(actor, letters, turn)
 
-    def _settle(self, actor: Actor, letters: Sequence[Letter]) -> None:
+    def _settle(self, actor: Actor, letters: Sequence[Letter], turn: Turn) -> None:
+        replies = {id(reply.question): reply for reply in turn.replies}
+        postponed = {id(query) for query in turn.postponed}
+        if postponed:
+            actor.letters.extendleft(reversed([letter for letter in letters if id(letter.message) in postponed]))
         for letter in letters:
-            letter.account.settle()
+            if (reply := replies.get(id(letter.message))) is not None:
+                self._replies.send(reply, letter.account)
+            elif id(letter.message) not in postponed:
+                letter.account.settle()
+        if turn.commit is None and actor.activation is not None:
+            self._look_over(actor, actor.activation)
         self._free(actor)
+
+    def _look_over(self, actor: Actor, activation: Decider) -> None:
+        """Keeps an activation that committed nothing, if anything more is to come of it."""
+        if activation.state.terminal or not activation.hot:
+            self._evict(actor)
+        else:
+            actor.size = max(actor.size, ACTIVATION_SIZE)
+
+    def _refuse_all(self, letters: Sequence[Letter], failure: FailureDetails) -> None:
+        """Settles letters that nothing will come of, and tells those who ask."""
+        for letter in letters:
+            if isinstance(letter.message, DeliverMessage | Query):
+                self._replies.refuse(letter.message, letter.account, failure)
+            else:
+                letter.account.settle()
 
     def _again(self, actor: Actor, letters: Sequence[Letter]) -> None:
         """Throws the activation away and puts the letters back, in front, to be judged by what the store says."""
@@ -287,6 +323,10 @@ class TurnLoop:
 
     def _on_hung(self, actor: Actor, letters: list[Letter], hung: Hung) -> None:
         actor.activation = None  # the thread that is still in it closes it, if it ever comes back
+        if all(isinstance(letter.message, Query) for letter in letters):  # none of the orchestration's own doing
+            self._refuse_all(letters, not_queried("A query handler hangs. The worker's log says where."))
+            self._free(actor)
+            return
         self._stuck[actor.instance_id] = hung.place
         self._just_hung.add(actor.instance_id)
         self._again(actor, letters)
@@ -343,7 +383,7 @@ class TurnLoop:
                 # The start may have come first after all: then it is terminated like any other.
                 self._again(actor, letters)
                 return
-        await self._confirm_drop(actor, letters)
+        await self._confirm(actor, letters, None)
 
     async def _record_terminated(self, message: Terminate, execution_id: str, partition: int) -> None:
         record = InstanceRecord(

@@ -26,6 +26,7 @@ from callboard.packs import Packer, decode_pack
 from callboard.ports import BackgroundTask, Delivery, Destination, Host, HubView, Subscription, WorkerInfo
 from callboard.receiving import Quarantine, Receiver
 from callboard.registry import check_queue
+from callboard.replies import Replies
 from callboard.routes import Routes, Sender
 from callboard.scope import Scope
 from callboard.sweeping import Sweeper
@@ -124,12 +125,14 @@ class Worker:
         self.routes = Routes(hub.partitions)
         sender = Sender(self.packer, self.routes)
         quarantine = Quarantine(hub.store, host)
+        replies = Replies(host, self.packer, sender, post=self._post)
         self.turns = TurnLoop(
             hub.store,
             host,
             self._app.registry,
             self._on_committed,
             self._on_behind,
+            replies,
             codec=self._codec,
             memory=options.memory,
             thread=TurnThread(host, limit=options.turn_limit),
@@ -138,10 +141,23 @@ class Worker:
         self.watchers = Watchers(hub.store, host, self.packer, self.turns.runs)
         self.timers = Timers(hub.store, host, self._post)
         self.effects = Effects(
-            hub.store, host, self.packer, self.routes, self.timers, post=self._post, ended=self.watchers.ended
+            hub.store,
+            host,
+            self.packer,
+            self.routes,
+            self.timers,
+            replies,
+            post=self._post,
+            ended=self.watchers.ended,
         )
         self.receiver = Receiver(
-            quarantine, sender, self._codec, post=self._post, watch=self._watch, expect=self.watchers.expect
+            quarantine,
+            sender,
+            self._codec,
+            post=self._post,
+            watch=self._watch,
+            expect=self.watchers.expect,
+            refuse=replies.refuse,
         )
         self._consumers = PartitionConsumers(hub.broker, host, self.receiver.on_delivery, prefetch=options.prefetch)
         self.sweeper = Sweeper(

@@ -311,7 +311,7 @@ BAD_HERE = {
     "empty id": (pack(raised(instanceId="")), "instance id '' is not allowed"),
     "entity id": (pack(raised(instanceId="@cart@1")), "instance id '@cart@1' is not allowed"),
     "long id": (pack(raised(instanceId="x" * 300)), "is not allowed"),
-    "long event name": (pack(raised(name="x" * 1025)), "the name of an event for a is too long"),
+    "long event name": (pack(raised(name="x" * 1025)), "the name of RaiseEvent for a is too long"),
     "long message id": (pack(raised(messageId="x" * 1025)), "the message id of RaiseEvent for a is too long"),
     "payload is no JSON": (pack(raised(input="{")), "the payload of RaiseEvent for a is not JSON"),
     "result is no JSON": (

@@ -8,13 +8,14 @@ from typing import Any, Self, TypeVar, overload
 from callboard.app import App
 from callboard.bodies import restored_all
 from callboard.client.connection import Connection
+from callboard.client.conversations import Answer, Conversations
 from callboard.client.endings import Endings
 from callboard.client.handle import InstanceHandle
 from callboard.client.purging import PurgeResult, Purges
 from callboard.client.starts import Starts
 from callboard.client.status import InstancesPage, InstanceStatus
 from callboard.codecs import CodecName
-from callboard.codecs.showing import readable
+from callboard.codecs.showing import readable, shown
 from callboard.core import payloads
 from callboard.core.codec import Content, event_place, input_place, load, output_place
 from callboard.core.events import Payload
@@ -59,6 +60,7 @@ class Client:
         self._endings = Endings(self._connection)
         self._starts = Starts(self._connection, self._endings)
         self._purges = Purges(self._connection)
+        self._conversations = Conversations(self._connection, self._codec)
 
     @property
     def hub(self) -> TaskHub:
@@ -255,6 +257,153 @@ class Client:
         event = RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload)
         with self._connection.tracing.raising(event, target) as traced:
             await self._connection.send(traced)
+
+    async def send(
+        self,
+        instance_id: str,
+        name: str,
+        data: object = None,
+        *,
+        message_id: str | None = None,
+        codec: CodecName | None = None,
+    ) -> None:
+        """Sends a message to a handler of an orchestration; returns once the broker keeps it.
+
+        Args:
+            instance_id: Whom.
+            name: The message's name, as the orchestration registers it with ``context.on_message``.
+            data: What goes with it.
+            message_id: Sent again under the same id, it is handled once.
+            codec: How the data are encoded; by default as the app says.
+
+        Raises:
+            InstanceNotFoundError: there is none of that id.
+            InstanceNotRunningError: it has ended.
+        """
+        content = self._codec.encode(data, f"The data of message {name!r}", codec)
+        await self._conversations.send(instance_id, name, content, message_id)
+
+    async def send_encoded(
+        self, instance_id: str, name: str, payload: Payload | None, *, message_id: str | None = None
+    ) -> None:
+        """`send` with data that are JSON text already."""
+        content = self._checked(payload, f"The data of message {name!r}")
+        await self._conversations.send(instance_id, name, content, message_id)
+
+    @overload
+    async def ask(
+        self,
+        instance_id: str,
+        name: str,
+        data: object = None,
+        *,
+        expected: type[T],
+        timeout: float | None = None,
+        message_id: str | None = None,
+        codec: CodecName | None = None,
+    ) -> T: ...
+
+    @overload
+    async def ask(
+        self,
+        instance_id: str,
+        name: str,
+        data: object = None,
+        *,
+        expected: Any = Any,
+        timeout: float | None = None,
+        message_id: str | None = None,
+        codec: CodecName | None = None,
+    ) -> Any: ...
+
+    async def ask(
+        self,
+        instance_id: str,
+        name: str,
+        data: object = None,
+        *,
+        expected: Any = Any,
+        timeout: float | None = None,
+        message_id: str | None = None,
+        codec: CodecName | None = None,
+    ) -> Any:
+        """Sends a message to a handler of an orchestration and waits for its answer, which is in history before it is sent.
+
+        Args:
+            instance_id: Whom to ask.
+            name: The message's name, as the orchestration registers it with ``context.on_message``.
+            data: What goes with it.
+            expected: The type to decode the answer into.
+            timeout: How long to wait, in seconds. The message may be handled all the same.
+            message_id: Asked again under the same id, by whomever, the message is handled once and its answer repeated.
+            codec: How the data are encoded; by default as the app says.
+
+        Raises:
+            MessageRejectedError: the data do not fit, or a validator refused them; the instance is as it was.
+            MessageFailedError: the handler raised, or the orchestration ended first; ``error.failure`` says which.
+            InstanceNotFoundError: there is none of that id.
+            InstanceNotRunningError: it has ended.
+            TimeoutError: no answer within ``timeout`` seconds.
+        """
+        content = self._codec.encode(data, f"The data of message {name!r}", codec)
+        answer = await self._conversations.ask(instance_id, name, content, message_id, timeout)
+        return self._loaded(answer, expected)
+
+    async def ask_encoded(
+        self,
+        instance_id: str,
+        name: str,
+        payload: Payload | None,
+        *,
+        timeout: float | None = None,
+        message_id: str | None = None,
+    ) -> Any:
+        """`ask` with data that are JSON text already; returns the answer as it can be shown."""
+        content = self._checked(payload, f"The data of message {name!r}")
+        answer = await self._conversations.ask(instance_id, name, content, message_id, timeout)
+        return shown(self._codec, answer.payload, answer.place)
+
+    @overload
+    async def query(
+        self, instance_id: str, name: str, data: object = None, *, expected: type[T], timeout: float | None = 30.0
+    ) -> T: ...
+
+    @overload
+    async def query(
+        self, instance_id: str, name: str, data: object = None, *, expected: Any = Any, timeout: float | None = 30.0
+    ) -> Any: ...
+
+    async def query(
+        self, instance_id: str, name: str, data: object = None, *, expected: Any = Any, timeout: float | None = 30.0
+    ) -> Any:
+        """Asks a query handler of an orchestration: sees all that was committed before, leaves no trace, works after its end as well.
+
+        Args:
+            instance_id: Whom to ask.
+            name: The query's name, as the orchestration registers it with ``context.on_query``.
+            data: What goes with it.
+            expected: The type to decode the answer into.
+            timeout: How long to wait, in seconds.
+
+        Raises:
+            QueryFailedError: the handler raised, there is none, or the code cannot run; ``error.failure`` says which.
+            InstanceNotFoundError: there is none of that id.
+            TimeoutError: no answer within ``timeout`` seconds.
+        """
+        content = self._codec.encode(data, f"The data of query {name!r}")
+        return self._loaded(await self._conversations.query(instance_id, name, content, timeout), expected)
+
+    async def query_encoded(
+        self, instance_id: str, name: str, payload: Payload | None, *, timeout: float | None = 30.0
+    ) -> Any:
+        """`query` with data that are JSON text already; returns the answer as it can be shown."""
+        content = self._checked(payload, f"The data of query {name!r}")
+        answer = await self._conversations.query(instance_id, name, content, timeout)
+        return shown(self._codec, answer.payload, answer.place)
+
+    def _loaded(self, answer: Answer, expected: Any) -> Any:
+        content = self._codec.open(answer.payload, answer.place)
+        return load(content, payloads.decodable(expected), str(answer.place))
 
     async def terminate(self, instance_id: str, reason: str | None = None, *, recursive: bool = True) -> None:
         """Ends an instance, and by default the children that it waits for; returns once the broker keeps the order.

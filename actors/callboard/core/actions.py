@@ -13,7 +13,10 @@ import msgspec
 
 from callboard.core.events import (
     ActionEvent,
+    Asker,
     EventSent,
+    MessageAnswered,
+    MessageSent,
     Payload,
     SubOrchestrationInstanceCreated,
     TaskScheduled,
@@ -122,7 +125,57 @@ class SendEvent(_Action, frozen=True, kw_only=True):
         return f"event {self.name!r} to {self.instance_id!r}"
 
 
-Action: TypeAlias = ScheduleTask | StartSubOrchestration | CreateTimer | SendEvent
+class SendMessage(_Action, frozen=True, kw_only=True):
+    instance_id: str
+    name: str
+    input: Payload | None
+    asks: bool
+
+    def to_event(self, at: datetime) -> MessageSent:
+        return MessageSent(
+            timestamp=at,
+            event_id=self.id,
+            instance_id=self.instance_id,
+            name=self.name,
+            input=self.input,
+            asks=self.asks,
+        )
+
+    def matches(self, event: ActionEvent) -> bool:
+        return isinstance(event, MessageSent) and (event.name, event.instance_id, event.asks) == (
+            self.name,
+            self.instance_id,
+            self.asks,
+        )
+
+    def __str__(self) -> str:
+        return _message(self)
+
+
+class AnswerMessage(_Action, frozen=True, kw_only=True):
+    message_id: str
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+    asker: Asker | None = None
+
+    def to_event(self, at: datetime) -> MessageAnswered:
+        return MessageAnswered(
+            timestamp=at,
+            event_id=self.id,
+            message_id=self.message_id,
+            result=self.result,
+            failure=self.failure,
+            asker=self.asker,
+        )
+
+    def matches(self, event: ActionEvent) -> bool:
+        return isinstance(event, MessageAnswered) and event.message_id == self.message_id
+
+    def __str__(self) -> str:
+        return f"the answer to message {self.message_id!r}"
+
+
+Action: TypeAlias = ScheduleTask | StartSubOrchestration | CreateTimer | SendEvent | SendMessage | AnswerMessage
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +212,14 @@ def describe_event(event: ActionEvent) -> str:
             return _timer(event)
         case EventSent():
             return f"event {event.name!r} to {event.instance_id!r}"
+        case MessageSent():
+            return _message(event)
+        case MessageAnswered():
+            return f"the answer to message {event.message_id!r}"
+
+
+def _message(sent: SendMessage | MessageSent) -> str:
+    return f"{'an ask' if sent.asks else 'a message'} {sent.name!r} to {sent.instance_id!r}"
 
 
 def _timer(timer: CreateTimer | TimerCreated) -> str:

@@ -27,11 +27,19 @@ class Binding:
         hints = _hints(function, what)
         self.result_type = payloads.decodable(hints.get("return", Any))
         self._parameters: dict[str, tuple[Any, bool]] = {}
+        self._positional = any(each.kind is each.POSITIONAL_ONLY for each in parameters)
         for parameter in parameters[skip:]:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise RegistrationError(f"{what} has a *{parameter.name} parameter: name each parameter instead.")
             optional = parameter.default is not parameter.empty
             self._parameters[parameter.name] = (payloads.decodable(hints.get(parameter.name, Any)), optional)
+
+    def call(self, function: Callable[..., Any], content: Content | None) -> Any:
+        """Calls the function with a decoded input; builtins (``todo.append``) take theirs by position only."""
+        arguments = self.bind(content)
+        if not self._positional:
+            return function(**arguments)
+        return function(*(arguments[name] for name in self._parameters if name in arguments))
 
     def bind(self, content: Content | None) -> dict[str, Any]:
         """Decodes an input into keyword arguments; what a pickle holds is taken as it is.

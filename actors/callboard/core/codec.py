@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from callboard.core import payloads
-from callboard.core.events import ParentInstance, Payload
+from callboard.core.events import Asker, AskingTask, ParentInstance, Payload
 from callboard.errors import InvalidPayloadError, PayloadRejectedError
 
 
@@ -63,6 +63,18 @@ def result_place(instance_id: str, execution_id: str, task_id: int) -> Place:
 def event_place(instance_id: str, message_id: str, name: str) -> Place:
     """The data of an external event, in the instance that it is raised on."""
     return Place(instance_id, "", f"data of event {name!r} in message {message_id}")
+
+
+def message_place(instance_id: str, message_id: str, name: str) -> Place:
+    """The data of a message, in the instance that it is sent to."""
+    return Place(instance_id, "", f"data of message {name!r} in message {message_id}")
+
+
+def answer_place(instance_id: str, message_id: str, asker: Asker | None) -> Place:
+    """The answer to a message or a query: an orchestration's question belongs to its task that waits."""
+    if isinstance(asker, AskingTask):
+        return result_place(asker.instance_id, asker.execution_id, asker.task_scheduled_id)
+    return Place(instance_id, "", f"answer to message {message_id}")
 
 
 def custom_status_place(instance_id: str) -> Place:

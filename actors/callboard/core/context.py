@@ -14,6 +14,7 @@ from callboard.core.timeouts import Duration, Timeouts, interval
 
 T = TypeVar("T")
 D = TypeVar("D")
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: For what has no default.
 NO_DEFAULT: Final = object()
@@ -78,6 +79,16 @@ class ContextHost(Protocol):
     ) -> DurableTask[Any]: ...
 
     def send_event(self, instance_id: str, name: str, value: object) -> None: ...
+
+    def send_message(self, instance_id: str, name: str, value: object) -> None: ...
+
+    def ask_instance(self, instance_id: str, name: str, value: object, expected: Any) -> DurableTask[Any]: ...
+
+    def on_message(self, name: str, function: Callable[..., Any], validator: Callable[..., Any] | None) -> None: ...
+
+    def on_query(self, name: str, function: Callable[..., Any]) -> None: ...
+
+    async def handlers_finished(self) -> None: ...
 
     def continue_as_new(self, value: object, version: str | None) -> None: ...
 
@@ -312,10 +323,92 @@ class OrchestrationContext:
         """Raises an event on another instance, once this turn is durable; one that does not exist gets nothing."""
         self._host.send_event(instance_id, name, data)
 
+    @overload
+    def on_message(self, name: str, handler: F, /, *, validator: Callable[..., object] | None = None) -> F: ...
+
+    @overload
+    def on_message(self, handler: F, /) -> F: ...
+
+    @overload
+    def on_message(
+        self, name: str | None = None, /, *, validator: Callable[..., object] | None = None
+    ) -> Callable[[F], F]: ...
+
+    def on_message(
+        self,
+        name: str | Callable[..., Any] | None = None,
+        handler: Callable[..., Any] | None = None,
+        /,
+        *,
+        validator: Callable[..., object] | None = None,
+    ) -> Any:
+        """Registers a handler for messages that clients and other orchestrations ``send`` or ``ask``.
+
+        As a call, ``context.on_message("approve", approve)``, or as a decorator, ``@context.on_message`` or ``@context.on_message("approve")``.
+        A message's data become the handler's arguments by its annotations. What it returns is the answer to those who ask, and so is what it
+        raises; what it raises for a message that was only sent fails the orchestration. An ``async def`` handler may await what the body may
+        await, and runs beside it.
+
+        Register handlers before the first ``await``. Messages that have none yet are kept, in order. The handlers of what came run before the
+        body goes on. A body that returns does not wait for handlers that still run: ``await context.handlers_finished()`` does.
+
+        Args:
+            name: The message's name, case-insensitive; by default the function's own.
+            handler: The function.
+            validator: Is called with the same data before the handler and refuses by raising. It must only look. What is asked and refused is
+                not in history.
+        """
+        return _registered(name, handler, lambda name, function: self._host.on_message(name, function, validator))
+
+    @overload
+    def on_query(self, name: str, handler: F, /) -> F: ...
+
+    @overload
+    def on_query(self, handler: F, /) -> F: ...
+
+    @overload
+    def on_query(self, name: str, /) -> Callable[[F], F]: ...
+
+    def on_query(self, name: str | Callable[..., Any], handler: Callable[..., Any] | None = None, /) -> Any:
+        """Registers a function that answers queries: a plain one, which only looks; nothing of it is in history.
+
+        It sees what the code holds after its last turn. It can be queried even after the orchestration has ended. Forms as of `on_message`.
+        """
+        return _registered(name, handler, self._host.on_query)
+
+    async def handlers_finished(self) -> None:
+        """Waits until no message handler runs, in order to end or to ``continue_as_new`` without leaving one behind."""
+        await self._host.handlers_finished()
+
+    def send(self, instance_id: str, name: str, data: object = None) -> None:
+        """Sends a message to another instance's handler, once this turn is durable; one that does not exist gets nothing."""
+        self._host.send_message(instance_id, name, data)
+
+    @overload
+    def ask(self, instance_id: str, name: str, data: object = None, *, expected: type[T]) -> DurableTask[T]: ...
+
+    @overload
+    def ask(self, instance_id: str, name: str, data: object = None, *, expected: Any = Any) -> DurableTask[Any]: ...
+
+    def ask(self, instance_id: str, name: str, data: object = None, *, expected: Any = Any) -> DurableTask[Any]:
+        """Asks another instance's handler, at once, and returns a task for its answer. For a time limit: ``asyncio.timeout``.
+
+        Args:
+            instance_id: Whom to ask.
+            name: The message's name.
+            data: What goes with it.
+            expected: The type to decode the answer into.
+
+        Raises (where the task is awaited):
+            MessageRejectedError: the data do not fit, or a validator refused them.
+            MessageFailedError: the handler raised, the instance ended before it answered, or there is none; ``error.failure`` says which.
+        """
+        return self._host.ask_instance(instance_id, name, data, expected)
+
     def continue_as_new(self, input: object = None, *, version: str | None = None) -> Any:
         """When the function returns, begins again with this input and an empty history, under the same instance id.
 
-        Events that were not waited for yet are carried over. Return right after: ``return context.continue_as_new(state)``.
+        Events that were not waited for yet, and messages that no handler has taken, are carried over. Return right after: ``return context.continue_as_new(state)``.
 
         Args:
             input: The next execution's input.
@@ -342,3 +435,19 @@ class OrchestrationContext:
     def random(self) -> Random:
         """A generator of random numbers seeded by the execution: the same numbers on replay. Not for secrets."""
         return self._host.random()
+
+
+def _registered(
+    name: str | Callable[..., Any] | None,
+    handler: Callable[..., Any] | None,
+    register: Callable[[str, Callable[..., Any]], None],
+) -> Any:
+    """Registers now, or returns the decorator that will."""
+    if callable(name):
+        name, handler = None, name
+
+    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+        register(name or function.__name__, function)
+        return function
+
+    return decorator if handler is None else decorator(handler)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 import msgspec
 
 from callboard.core.events import (
+    AskingClient,
+    AskingTask,
     ContinuedAsNew,
     EventSent,
     ExecutionCompleted,
     ExecutionStarted,
     HistoryEvent,
+    MessageAnswered,
+    MessageSent,
     ParentInstance,
     Payload,
     SubOrchestrationInstanceCreated,
@@ -24,10 +28,13 @@ from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, Projection, partition_of, sent_message_id
 from callboard.core.messages import (
     ActivityCall,
+    Answer,
     ChildResult,
     ContinueExecution,
+    DeliverMessage,
     InstanceMessage,
     RaiseEvent,
+    Reply,
     Terminate,
 )
 from callboard.core.state import terminated_failure
@@ -47,6 +54,11 @@ class Tell(msgspec.Struct, frozen=True):
     message: InstanceMessage
 
 
+class SendReply(msgspec.Struct, frozen=True):
+    inbox: str
+    reply: Reply
+
+
 class SetTimer(msgspec.Struct, frozen=True):
     timer_id: int
     due: TimerCreated
@@ -60,7 +72,7 @@ class ClearExecutionTimers(msgspec.Struct, frozen=True):
     """All timers of an execution that has ended."""
 
 
-Effect: TypeAlias = CallActivity | StartChild | Tell | SetTimer | ClearTimer | ClearExecutionTimers
+Effect: TypeAlias = CallActivity | StartChild | Tell | SendReply | SetTimer | ClearTimer | ClearExecutionTimers
 
 
 def derive(commit: Commit, partitions: int) -> list[Effect]:
@@ -71,7 +83,9 @@ def derive(commit: Commit, partitions: int) -> list[Effect]:
     return effects
 
 
-def _effects_of(event: HistoryEvent, commit: Commit, partitions: int) -> tuple[Effect, ...]:
+def _effects_of(  # noqa: PLR0911 - one for each event
+    event: HistoryEvent, commit: Commit, partitions: int
+) -> tuple[Effect, ...]:
     match event:
         case TaskScheduled():
             return (CallActivity(_activity_call(commit, event)),)
@@ -81,6 +95,10 @@ def _effects_of(event: HistoryEvent, commit: Commit, partitions: int) -> tuple[E
             return (SetTimer(event.event_id, event),)
         case EventSent():
             return (Tell(_event(commit, event)),)
+        case MessageSent():
+            return (Tell(_message(commit, event)),)
+        case MessageAnswered():
+            return _answer(event)
         case TerminationSent():
             return (Tell(_termination(commit, event)),)
         case ExecutionCompleted():
@@ -191,6 +209,45 @@ def _event(commit: Commit, event: EventSent) -> RaiseEvent:
         at=event.timestamp,
         input=event.input,
         trace=action_context(commit.trace, commit.execution_id, event.event_id),
+    )
+
+
+def _message(commit: Commit, event: MessageSent) -> DeliverMessage:
+    asker = AskingTask(
+        instance_id=commit.instance_id, execution_id=commit.execution_id, task_scheduled_id=event.event_id
+    )
+    return DeliverMessage(
+        instance_id=event.instance_id,
+        message_id=sent_message_id(commit.execution_id, event.event_id),
+        name=event.name,
+        at=event.timestamp,
+        input=event.input,
+        asker=asker if event.asks else None,
+        trace=action_context(commit.trace, commit.execution_id, event.event_id),
+    )
+
+
+def _answer(event: MessageAnswered) -> tuple[Effect, ...]:
+    match event.asker:
+        case AskingClient(inbox=inbox):
+            return (SendReply(inbox, Reply(reply_to=event.message_id, result=event.result, failure=event.failure)),)
+        case AskingTask() as task:
+            return (Tell(answer_to(task, event.timestamp, event.result, event.failure)),)
+        case None:
+            return ()
+
+
+def answer_to(
+    task: AskingTask, at: datetime, result: Payload | None = None, failure: FailureDetails | None = None
+) -> Answer:
+    """What an orchestration is told that asked."""
+    return Answer(
+        instance_id=task.instance_id,
+        execution_id=task.execution_id,
+        task_scheduled_id=task.task_scheduled_id,
+        at=at,
+        result=result,
+        failure=failure,
     )
 
 

@@ -14,6 +14,10 @@ stored: a commit's ``at`` is the timestamp of its ``OrchestratorStarted``.
 | TimerCreated / TimerFired           | the code set a durable timer; it came due                     |
 | EventRaised                         | an external event arrived                                     |
 | EventSent                           | the code sent an event to another instance                    |
+| MessageReceived                     | a message for one of the code's handlers arrived              |
+| MessageAnswered                     | a handler answered, or will not any more                      |
+| MessageSent                         | the code sent a message to another instance, or asked it      |
+| AnswerReceived                      | the answer to what it asked arrived                           |
 | ExecutionSuspended / Resumed        | an operator paused the execution, let it go on                |
 | ExecutionTerminated                 | an operator ended it                                          |
 | ExecutionCompleted                  | it ended: Completed, Failed or Terminated                     |
@@ -44,6 +48,26 @@ class ParentInstance(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
     task_scheduled_id: int
 
 
+class _Asker(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="type", tag=True):
+    """Who waits for the answer to a message."""
+
+
+class AskingClient(_Asker, frozen=True, kw_only=True):
+    inbox: str
+    """Its private queue."""
+
+
+class AskingTask(_Asker, frozen=True, kw_only=True):
+    """A task of an orchestration."""
+
+    instance_id: str
+    execution_id: str
+    task_scheduled_id: int
+
+
+Asker: TypeAlias = AskingClient | AskingTask
+
+
 class _Event(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="eventType", tag=True
 ):
@@ -70,6 +94,8 @@ class ExecutionStarted(_Event, frozen=True, kw_only=True):
     generation: int = 0
     seen: tuple[SeenMessage, ...] = ()
     """Message ids that earlier executions consumed within the retention window, so that a late duplicate is still known."""
+    answers: tuple[MessageAnswered, ...] = ()
+    """The latest answers that earlier executions gave, for those who ask again."""
 
 
 class ExecutionCompleted(_Event, frozen=True, kw_only=True):
@@ -184,12 +210,48 @@ class EventRaised(_Event, frozen=True, kw_only=True):
     """Where it was raised."""
 
 
+class MessageReceived(_Event, frozen=True, kw_only=True):
+    message_id: str
+    name: str
+    input: Payload | None = None
+    asker: Asker | None = None
+    """Who waits for the answer; nobody, if the message was only sent."""
+    trace: TraceContext | None = None
+    validated: bool = False
+    """Whether its handler's validator let it pass before it was recorded. If not, the handler has it validated."""
+
+
+class MessageAnswered(_Event, frozen=True, kw_only=True):
+    event_id: int = -1
+    """-1: no handler did; the orchestration ended, or went on as new, before one had."""
+    message_id: str
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+    asker: Asker | None = None
+    """Whom to tell; None for a message that was only sent, and refused."""
+
+
+class MessageSent(_Event, frozen=True, kw_only=True):
+    event_id: int
+    instance_id: str
+    name: str
+    input: Payload | None = None
+    asks: bool = False
+    """Whether the code waits for an answer."""
+
+
+class AnswerReceived(_Event, frozen=True, kw_only=True):
+    task_scheduled_id: int
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+
+
 class ContinuedAsNew(_Event, frozen=True, kw_only=True):
     event_id: int
     next: ExecutionStarted
     """How the new execution begins."""
-    carried: tuple[EventRaised, ...] = ()
-    """Events that nobody had waited for yet, in order of arrival."""
+    carried: tuple[EventRaised | MessageReceived, ...] = ()
+    """Events that nobody had waited for yet, and messages that no handler had taken, in order of arrival."""
     suspended: bool = False
 
 
@@ -209,13 +271,17 @@ InputEvent: TypeAlias = (
     | SubOrchestrationInstanceFailed
     | TimerFired
     | EventRaised
+    | MessageReceived
+    | AnswerReceived
     | ExecutionSuspended
     | ExecutionResumed
     | ExecutionTerminated
 )
 
 #: What the orchestrator's code asked for; each carries the number of the action in ``event_id``.
-ActionEvent: TypeAlias = TaskScheduled | SubOrchestrationInstanceCreated | TimerCreated | EventSent
+ActionEvent: TypeAlias = (
+    TaskScheduled | SubOrchestrationInstanceCreated | TimerCreated | EventSent | MessageSent | MessageAnswered
+)
 
 HistoryEvent: TypeAlias = (
     InputEvent | ActionEvent | ExecutionCompleted | ContinuedAsNew | ExecutionParked | TerminationSent

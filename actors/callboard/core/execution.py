@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable, isgenerator
-from itertools import count
 from random import Random
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol, TypeVar, assert_never
 
 import msgspec
 
 from callboard.core import payloads
 from callboard.core.actions import (
     Action,
+    AnswerMessage,
     Completed,
     Continued,
     CreateTimer,
@@ -31,16 +31,20 @@ from callboard.core.actions import (
     Outcome,
     ScheduleTask,
     SendEvent,
+    SendMessage,
     StartSubOrchestration,
 )
+from callboard.core.answers import message_error
 from callboard.core.codec import (
     JSON,
     Codec,
     Content,
+    answer_place,
     custom_status_place,
     event_place,
     input_place,
     load,
+    message_place,
     next_input_place,
     output_place,
     result_place,
@@ -48,12 +52,14 @@ from callboard.core.codec import (
 )
 from callboard.core.context import DurableTask, OrchestrationContext
 from callboard.core.events import (
+    AnswerReceived,
     EventRaised,
     ExecutionResumed,
     ExecutionStarted,
     ExecutionSuspended,
     ExecutionTerminated,
     InputEvent,
+    MessageReceived,
     ParentInstance,
     Payload,
     SubOrchestrationInstanceCompleted,
@@ -64,6 +70,7 @@ from callboard.core.events import (
 )
 from callboard.core.external_events import EventInbox
 from callboard.core.failure import FailureDetails
+from callboard.core.handlers import Handlers
 from callboard.core.instances import (
     check_instance_id,
     check_queue_name,
@@ -71,10 +78,13 @@ from callboard.core.instances import (
     derived_execution_id,
     sent_message_id,
 )
-from callboard.core.loop import DeterministicLoop
+from callboard.core.loop import DeterministicFuture, DeterministicLoop
+from callboard.core.messages import Query
 from callboard.core.retrying import Attempt, Call, RetriedCall, RetryStrategy
 from callboard.core.timeouts import NONE as NO_TIMEOUTS, Timeouts
-from callboard.errors import CallboardError, SubOrchestrationFailedError, TaskFailedError
+from callboard.errors import CallboardError, ReadOnlyError, SubOrchestrationFailedError, TaskFailedError
+
+T = TypeVar("T")
 
 #: Durable Functions' namespace for ``new_guid`` (DTFx ``TaskOrchestrationContext``).
 _UUID_NAMESPACE = uuid.UUID("9e952958-5e33-4daf-827f-2fa12937b875")
@@ -137,6 +147,10 @@ class Step(msgspec.Struct, frozen=True):
     outcome: Outcome | None
     fed: int
     """How many of the events were fed; those behind the one that ended the code were not."""
+    refused: dict[str, FailureDetails]
+    """Messages that their validators refused, by id: history must not hold them."""
+    validated: frozenset[str] = frozenset()
+    """Messages that they let pass: history must say so."""
 
 
 class _Open(msgspec.Struct):
@@ -144,7 +158,21 @@ class _Open(msgspec.Struct):
 
     task: DurableTask[Any]
     target: CallTarget
-    failed: type[TaskFailedError]
+    failed: Callable[[str, int, FailureDetails], TaskFailedError]
+
+
+class _Numbers:
+    """Numbers from 0 on, but none while code may only look."""
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.refused = False
+
+    def __next__(self) -> int:
+        if self.refused:
+            raise ReadOnlyError
+        self.given += 1
+        return self.given - 1
 
 
 class Execution:
@@ -169,14 +197,18 @@ class Execution:
         self._codec = codec
         self._loop = DeterministicLoop(self)
         self._live = True
-        self._ids = count()
-        self._uuids = count()
+        self._ids = _Numbers()
+        self._uuids = _Numbers()
         self._random: Random | None = None
         self._actions: list[Action] = []
         self._timers_cancelled: list[int] = []
         self._open: dict[int, _Open] = {}
         self._timers: dict[int, DurableTask[None]] = {}
         self._inbox = EventInbox(self._loop)
+        self.handlers = Handlers(self)
+        self.meddled = False
+        self._refused: dict[str, FailureDetails] = {}
+        self._validated: set[str] = set()
         self._suspended = False
         self._deferred: deque[InputEvent] = deque()
         self._continue: Continued | None = None
@@ -184,8 +216,13 @@ class Execution:
 
     # What the turn calls
 
-    def advance(self, now: datetime, events: Sequence[InputEvent]) -> Step:
+    def advance(self, now: datetime, events: Sequence[InputEvent], *, known: int = 0) -> Step:
         """Feeds events one by one, runs the code to quiescence after each, and tells what it asked for.
+
+        Args:
+            now: The orchestration's clock.
+            events: What has happened.
+            known: How many of the events are in history already, or will be whatever the code says of them.
 
         Raises:
             TurnInterrupted: the watchdog struck. The execution is good for `close` only.
@@ -198,16 +235,19 @@ class Execution:
         for event in events:
             if self._outcome is not None:
                 break
-            self._take(event)
+            self._take(event, fresh=fed >= known)
             fed += 1
         actions, self._actions = tuple(self._actions), []
         cancelled, self._timers_cancelled = tuple(self._timers_cancelled), []
-        return Step(actions, cancelled, self._outcome, fed)
+        refused, self._refused = self._refused, {}
+        validated, self._validated = frozenset(self._validated), set()
+        return Step(actions, cancelled, self._outcome, fed, refused, validated)
 
-    def unclaimed_events(self) -> tuple[EventRaised, ...]:
-        """External events that nobody waited for, in order of arrival."""
-        held = (event for event in self._deferred if isinstance(event, EventRaised))
-        return (*self._inbox.untaken(), *held)
+    def unclaimed_events(self) -> tuple[EventRaised | MessageReceived, ...]:
+        """External events that nobody waited for, and messages that no handler took, in order of arrival."""
+        waiting: dict[int, EventRaised | MessageReceived] = {**self._inbox.untaken(), **self.handlers.untaken()}
+        held = (event for event in self._deferred if isinstance(event, EventRaised | MessageReceived))
+        return (*(waiting[number] for number in sorted(waiting)), *held)
 
     def close(self) -> None:
         """Ends the activation without letting the code act: its requests go nowhere from now on."""
@@ -221,19 +261,25 @@ class Execution:
 
     # What happens to the code, event by event
 
-    def _take(self, event: InputEvent) -> None:
+    def _take(self, event: InputEvent, *, fresh: bool) -> None:
         if self._suspended and not isinstance(event, (ExecutionResumed, ExecutionSuspended)):
             self._deferred.append(event)
             return
-        self._dispatch(event)
+        self._dispatch(event, fresh=fresh)
         self._loop.run_until_quiescent()
 
-    def _dispatch(self, event: InputEvent) -> None:
+    def _dispatch(self, event: InputEvent, *, fresh: bool) -> None:
         match event:
             case TaskCompleted() | SubOrchestrationInstanceCompleted():
                 self._on_result(event)
             case TaskFailed() | SubOrchestrationInstanceFailed():
-                self._on_failure(event)
+                self._on_failure(event, event.failure)
+            case AnswerReceived(failure=failure) if failure is not None:
+                self._on_failure(event, failure)
+            case AnswerReceived():
+                self._on_result(event)
+            case MessageReceived():
+                self._on_message(event, fresh=fresh)
             case TimerFired():
                 self._on_timer(event)
             case EventRaised():
@@ -259,11 +305,7 @@ class Execution:
         main.add_done_callback(self._on_returned)
 
     async def _main(self, content: Content | None) -> Payload | None:
-        returned = self._orchestration.invoke(OrchestrationContext(self), content)
-        if isgenerator(returned):
-            returned = await _drive(returned)
-        elif isawaitable(returned):
-            returned = await returned
+        returned = await self.awaited(self._orchestration.invoke(OrchestrationContext(self), content))
         if self._continue is not None:
             return None
         result = self._encode(returned, f"The result of orchestration {self.name!r}")
@@ -272,8 +314,13 @@ class Execution:
     def _encode(self, value: object, what: str) -> Content | None:
         return self._codec.encode(value, what, self._orchestration.codec)
 
+    async def awaited(self, returned: Any) -> Any:
+        if isgenerator(returned):
+            return await _drive(returned)
+        return await returned if isawaitable(returned) else returned
+
     def _on_returned(self, main: Any) -> None:
-        if not self._live:
+        if not self._live or self._outcome is not None:
             return
         error = _CANCELLED if main.cancelled() else main.exception()
         if error is not None:
@@ -283,7 +330,7 @@ class Execution:
         else:
             self._outcome = Completed(result=main.result())
 
-    def _on_result(self, event: TaskCompleted | SubOrchestrationInstanceCompleted) -> None:
+    def _on_result(self, event: TaskCompleted | SubOrchestrationInstanceCompleted | AnswerReceived) -> None:
         call = self._open.pop(event.task_scheduled_id, None)
         if call is None or call.task.done():
             return
@@ -296,13 +343,26 @@ class Execution:
         else:
             call.task.set_result(value)
 
-    def _on_failure(self, event: TaskFailed | SubOrchestrationInstanceFailed) -> None:
+    def _on_failure(
+        self, event: TaskFailed | SubOrchestrationInstanceFailed | AnswerReceived, failure: FailureDetails
+    ) -> None:
         call = self._open.pop(event.task_scheduled_id, None)
         if call is not None and not call.task.done():
-            error = call.failed(call.target.name, event.task_scheduled_id, event.failure)
+            error = call.failed(call.target.name, event.task_scheduled_id, failure)
             if isinstance(event, TaskFailed):
                 error.heartbeat_details = event.heartbeat_details
             call.task.set_exception(error)
+
+    def _on_message(self, event: MessageReceived, *, fresh: bool) -> None:
+        content = self._codec.open(event.input, message_place(self.instance_id, event.message_id, event.name))
+        if fresh and event.asker is not None and self.handlers.has(event.name):
+            refusal = self.handlers.validate(event.name, content)
+            if refusal is not None:
+                self._refused[event.message_id] = refusal
+                return
+            self._validated.add(event.message_id)
+            event = msgspec.structs.replace(event, validated=True)
+        self.handlers.take(event, content)
 
     def _on_timer(self, event: TimerFired) -> None:
         task = self._timers.pop(event.timer_id, None)
@@ -314,7 +374,7 @@ class Execution:
     def _on_resumed(self) -> None:
         self._suspended = False
         while self._deferred and self._outcome is None:
-            self._take(self._deferred.popleft())
+            self._take(self._deferred.popleft(), fresh=False)
 
     # What the code calls, through its context
 
@@ -414,7 +474,9 @@ class Execution:
                 f"A sub-orchestration cannot have the id of its parent or grandparent ({instance_id!r}): it would wait for itself."
             )
 
-    def _opened(self, task_id: int, target: CallTarget, failed: type[TaskFailedError]) -> DurableTask[Any]:
+    def _opened(
+        self, task_id: int, target: CallTarget, failed: Callable[[str, int, FailureDetails], TaskFailedError]
+    ) -> DurableTask[Any]:
         task: DurableTask[Any] = DurableTask(loop=self._loop, task_id=task_id)
         self._open[task_id] = _Open(task, target, failed)
         return task
@@ -430,6 +492,7 @@ class Execution:
         return task
 
     def wait_for_event(self, name: str, expected: Any, timeout: timedelta | None, default: object) -> DurableTask[Any]:
+        self._must_act()
         waiter = self._inbox.waiter(name, expected)
         if timeout is None:
             return waiter
@@ -443,7 +506,36 @@ class Execution:
         place = event_place(instance_id, sent_message_id(self.execution_id, action_id), name)
         self._ask(SendEvent(id=action_id, instance_id=instance_id, name=name, input=self._codec.seal(content, place)))
 
+    def send_message(self, instance_id: str, name: str, value: object) -> None:
+        self._send_message(instance_id, name, value, asks=False)
+
+    def ask_instance(self, instance_id: str, name: str, value: object, expected: Any) -> DurableTask[Any]:
+        target = CallTarget(name=name, result_type=payloads.decodable(expected))
+        return self._opened(self._send_message(instance_id, name, value, asks=True), target, message_error)
+
+    def _send_message(self, instance_id: str, name: str, value: object, *, asks: bool) -> int:
+        check_instance_id(instance_id)
+        name = payloads.text(name, "The name of a message")
+        content = self._encode(value, f"The data of message {name!r}")
+        task_id = next(self._ids)
+        place = message_place(instance_id, sent_message_id(self.execution_id, task_id), name)
+        payload = self._codec.seal(content, place)
+        self._ask(SendMessage(id=task_id, instance_id=instance_id, name=name, input=payload, asks=asks))
+        return task_id
+
+    def on_message(self, name: str, function: Callable[..., Any], validator: Callable[..., Any] | None) -> None:
+        self._must_act()
+        self.handlers.on_message(name, function, validator)
+
+    def on_query(self, name: str, function: Callable[..., Any]) -> None:
+        self._must_act()
+        self.handlers.on_query(name, function)
+
+    async def handlers_finished(self) -> None:
+        await self.handlers.finished()
+
     def continue_as_new(self, value: object, version: str | None) -> None:
+        self._must_act()
         if version is not None:
             version = payloads.text(version, "The version of an orchestration")
         content = self._encode(value, "The input of continue_as_new")
@@ -451,6 +543,7 @@ class Execution:
         self._continue = Continued(input=payload, version=version)
 
     def set_custom_status(self, value: object) -> None:
+        self._must_act()
         status = payloads.encode(value, "The custom status", limit=payloads.MAX_CUSTOM_STATUS)
         if self._live and self._outcome is None:
             self.custom_status = self._codec.seal(status, custom_status_place(self.instance_id))
@@ -460,9 +553,57 @@ class Execution:
         return uuid.uuid5(_UUID_NAMESPACE, name)
 
     def random(self) -> Random:
+        self._must_act()
         if self._random is None:
             self._random = Random(self.execution_id)  # seeded: the same numbers on replay
         return self._random
+
+    def _must_act(self) -> None:
+        if self._ids.refused:
+            raise ReadOnlyError
+
+    # HandlerHost: what message handlers need
+
+    def look(self, call: Callable[[], T]) -> T:
+        self._ids.refused = self._uuids.refused = self._inbox.still = True
+        ready = self._loop.ready
+        try:
+            return call()
+        finally:
+            self._ids.refused = self._uuids.refused = self._inbox.still = False
+            self.meddled = self._loop.ready != ready
+
+    def query(self, query: Query) -> Payload | None:
+        """Answers a query; raises whatever its handler raises. If it did more than look, ``meddled`` is set."""
+        content = self._codec.open(query.input, message_place(self.instance_id, query.query_id, query.name))
+        answer = self.handlers.query(query.name, content)
+        return self._codec.seal(answer, answer_place(self.instance_id, query.query_id, query.asker))
+
+    def next_arrival(self) -> int:
+        return self._inbox.arrived_so_far()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._loop.create_task(work, name=name)
+
+    def future(self) -> DeterministicFuture[None]:
+        return self._loop.create_future()
+
+    def encode(self, value: object, what: str) -> Content | None:
+        return self._encode(value, what)
+
+    def answer(
+        self, message: MessageReceived, *, result: Content | None = None, failure: FailureDetails | None = None
+    ) -> None:
+        place = answer_place(self.instance_id, message.message_id, message.asker)
+        sealed = self._codec.seal(result, place)
+        action = AnswerMessage(
+            id=next(self._ids), message_id=message.message_id, result=sealed, failure=failure, asker=message.asker
+        )
+        self._ask(action)
+
+    def fail(self, error: BaseException) -> None:
+        if self._live and self._outcome is None:
+            self._outcome = Failed(failure=FailureDetails.from_exception(error))
 
     # TimerHost: asyncio's own timers, made durable by the loop
 

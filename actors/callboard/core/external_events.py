@@ -39,6 +39,8 @@ class EventInbox:
         self._waiting: dict[int, Arrived] = {}
         self._waiting_by_name: dict[str, deque[int]] = {}
         self._lines: dict[str, list[EventWaiter[Any]]] = {}
+        self.still = False
+        """Whether code looks that must not change anything: then looking takes no event."""
 
     def arrive(self, event: EventRaised, content: Content | None) -> None:
         """Gives an event to the first in line, or keeps it.
@@ -56,8 +58,9 @@ class EventInbox:
         self._waiting[number] = event, content
         self._waiting_by_name.setdefault(key, deque()).append(number)
 
-    def untaken(self) -> tuple[EventRaised, ...]:
-        return tuple(event for event, _ in self._waiting.values())
+    def untaken(self) -> dict[int, EventRaised]:
+        """Events that nobody took, by number of arrival."""
+        return {number: event for number, (event, _) in self._waiting.items()}
 
     def waiter(self, name: str, expected: Any) -> EventWaiter[Any]:
         """One who may wait for the next event of a name."""
@@ -136,7 +139,7 @@ class EventWaiter(DurableTask[T]):
                 self._look()
 
     def _look(self) -> None:
-        if super().done():
+        if super().done() or self._inbox.still:
             return
         arrived = self._inbox.take(self.key, self._expired)
         if arrived is not None:

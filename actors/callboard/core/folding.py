@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from callboard.core.events import (
+    AnswerReceived,
     EventRaised,
     EventSent,
     ExecutionCompleted,
@@ -22,6 +23,9 @@ from callboard.core.events import (
     ExecutionSuspended,
     ExecutionTerminated,
     HistoryEvent,
+    MessageAnswered,
+    MessageReceived,
+    MessageSent,
     Payload,
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
@@ -105,7 +109,7 @@ def _entry(event: HistoryEvent, scheduled: dict[int, _Scheduled]) -> EventJson:
     return head | fields | {"Timestamp": timestamp(event.timestamp)}
 
 
-def _fields(event: HistoryEvent) -> EventJson:  # noqa: PLR0911 - one line for each event
+def _fields(event: HistoryEvent) -> EventJson:  # noqa: C901, PLR0911, PLR0912 - one line for each event
     match event:
         case ExecutionStarted():
             return {"FunctionName": event.name, **_input(event.input)}
@@ -115,9 +119,13 @@ def _fields(event: HistoryEvent) -> EventJson:  # noqa: PLR0911 - one line for e
             return {"Name": event.name, "InstanceId": event.instance_id, **_input(event.input)}
         case TimerCreated() | TimerFired():
             return {"FireAt": timestamp(event.fire_at)}
-        case EventRaised():
+        case EventRaised() | MessageReceived():
             return {"Name": event.name, **_input(event.input)}
-        case EventSent():
+        case MessageAnswered():
+            return {"MessageId": event.message_id, **_answer(event)}
+        case AnswerReceived():
+            return _answer(event)
+        case EventSent() | MessageSent():
             return {"InstanceId": event.instance_id, "Name": event.name, **_input(event.input)}
         case ExecutionCompleted():
             return {"OrchestrationStatus": event.orchestration_status, "Result": _outcome(event)}
@@ -167,6 +175,10 @@ def event_type(event: HistoryEvent) -> str:
 
 def _input(payload: Payload | None) -> EventJson:
     return {} if payload is None else {"Input": payload}
+
+
+def _answer(event: MessageAnswered | AnswerReceived) -> EventJson:
+    return {"Result": _value(event.result)} if event.failure is None else {"Details": _details(event.failure)}
 
 
 def _outcome(event: ExecutionCompleted) -> Any:

@@ -273,6 +273,11 @@ class DeterministicLoop(_EventLoop):
         if handle.key is not None and self._timers.pop(handle.key, None) is not None:
             self._host.timer_cancelled(handle.key)
 
+    @property
+    def ready(self) -> int:
+        """How many callbacks wait to run: none between turns."""
+        return len(self._ready)
+
     def pending_tasks(self) -> list[DeterministicTask[Any]]:
         """The tasks that are not done, in the order of their creation."""
         return list(self._pending.values())

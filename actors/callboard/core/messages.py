@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from callboard.core.events import Payload
+from callboard.core.events import Asker, Payload
 from callboard.core.failure import FailureDetails
 from callboard.core.tracing import TraceContext
 
@@ -79,6 +79,39 @@ class RaiseEvent(_ToInstance, frozen=True, kw_only=True):
     trace: TraceContext | None = None
 
 
+class DeliverMessage(_ToInstance, frozen=True, kw_only=True):
+    """A message for one of an orchestration's handlers. Identity: the message id. Names no execution, as `RaiseEvent`.
+
+    Asked again under the same id, the same answer is given again.
+    """
+
+    message_id: str
+    name: str
+    at: datetime
+    input: Payload | None = None
+    asker: Asker | None = None
+    trace: TraceContext | None = None
+
+
+class Answer(_ToInstance, frozen=True, kw_only=True):
+    """The answer to what an orchestration asked another instance. Identity: (execution, task)."""
+
+    execution_id: str
+    task_scheduled_id: int
+    at: datetime
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+
+
+class Query(_ToInstance, frozen=True, kw_only=True):
+    """Asks an orchestration's query handler. Leaves no trace in history; answered anew each time it comes."""
+
+    query_id: str
+    name: str
+    asker: Asker
+    input: Payload | None = None
+
+
 class Terminate(_ToInstance, frozen=True, kw_only=True):
     """Ends an instance. Identity: the message id.
 
@@ -128,6 +161,9 @@ InstanceMessage: TypeAlias = (
     | TimerDue
     | ContinueExecution
     | RaiseEvent
+    | DeliverMessage
+    | Answer
+    | Query
     | Terminate
     | Suspend
     | Resume
@@ -170,6 +206,14 @@ class InstanceEnded(_Message, frozen=True, kw_only=True):
     execution_id: str
 
 
+class Reply(_Message, frozen=True, kw_only=True):
+    """The answer to a client that asked or queried. Identity: the id of its message or query."""
+
+    reply_to: str
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+
+
 class WorkersChanged(_Message, frozen=True, kw_only=True):
     """Tells the other workers that one has come or is going, so that they balance partitions at once."""
 
@@ -180,7 +224,7 @@ class Ping(_Message, frozen=True, kw_only=True):
     """Says nothing: that it could be routed is the answer."""
 
 
-Message: TypeAlias = InstanceMessage | ActivityCall | InstanceEnded | WorkersChanged | Ping
+Message: TypeAlias = InstanceMessage | ActivityCall | InstanceEnded | Reply | WorkersChanged | Ping
 
 
 class Pack(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

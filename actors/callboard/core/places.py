@@ -10,20 +10,26 @@ import msgspec
 from callboard.core.codec import (
     Codec,
     Place,
+    answer_place,
     event_place,
     input_place,
+    message_place,
     moved,
     output_place,
     result_place,
     task_input_place,
 )
 from callboard.core.events import (
+    AnswerReceived,
     ContinuedAsNew,
     EventRaised,
     EventSent,
     ExecutionCompleted,
     ExecutionStarted,
     HistoryEvent,
+    MessageAnswered,
+    MessageReceived,
+    MessageSent,
     Payload,
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
@@ -31,7 +37,16 @@ from callboard.core.events import (
     TaskScheduled,
 )
 from callboard.core.instances import sent_message_id
-from callboard.core.messages import ActivityCall, ChildResult, Message, RaiseEvent, TaskResult
+from callboard.core.messages import (
+    ActivityCall,
+    Answer,
+    ChildResult,
+    DeliverMessage,
+    Message,
+    Query,
+    RaiseEvent,
+    TaskResult,
+)
 
 E = TypeVar("E", bound=HistoryEvent)
 
@@ -59,7 +74,14 @@ def event_value(event: HistoryEvent, instance_id: str, execution_id: str) -> tup
             found = "input", event.input, event_place(event.instance_id, message_id, event.name)
         case EventRaised():
             found = "input", event.input, event_place(instance_id, event.message_id, event.name)
-        case TaskCompleted() | SubOrchestrationInstanceCompleted():
+        case MessageSent():
+            message_id = sent_message_id(execution_id, event.event_id)
+            found = "input", event.input, message_place(event.instance_id, message_id, event.name)
+        case MessageReceived():
+            found = "input", event.input, message_place(instance_id, event.message_id, event.name)
+        case MessageAnswered():
+            found = "result", event.result, answer_place(instance_id, event.message_id, event.asker)
+        case TaskCompleted() | SubOrchestrationInstanceCompleted() | AnswerReceived():
             found = "result", event.result, result_place(instance_id, execution_id, event.task_scheduled_id)
         case ExecutionCompleted(orchestration_status="Completed"):
             found = "result", event.result, output_place(instance_id, execution_id, event.parent)
@@ -72,11 +94,15 @@ def event_value(event: HistoryEvent, instance_id: str, execution_id: str) -> tup
 def message_value(message: Message) -> tuple[str, Payload, Place] | None:
     """The same for a message that is on its way."""
     match message:
-        case TaskResult() | ChildResult():
+        case TaskResult() | ChildResult() | Answer():
             place = result_place(message.instance_id, message.execution_id, message.task_scheduled_id)
             found = "result", message.result, place
         case RaiseEvent():
             found = "input", message.input, event_place(message.instance_id, message.message_id, message.name)
+        case DeliverMessage():
+            found = "input", message.input, message_place(message.instance_id, message.message_id, message.name)
+        case Query():
+            found = "input", message.input, message_place(message.instance_id, message.query_id, message.name)
         case ActivityCall():
             place = task_input_place(message.instance_id, message.execution_id, message.task_scheduled_id)
             found = "input", message.input, place
@@ -92,6 +118,9 @@ def changed(event: E, instance_id: str, execution_id: str, change: Change) -> E:
         start = changed(event.next, instance_id, event.next.execution_id, change)
         carried = tuple(changed(raised, instance_id, execution_id, change) for raised in event.carried)
         return cast("E", msgspec.structs.replace(event, next=start, carried=carried))
+    if isinstance(event, ExecutionStarted) and event.answers:
+        answers = tuple(changed(answer, instance_id, execution_id, change) for answer in event.answers)
+        event = cast("E", msgspec.structs.replace(event, answers=answers))
     found = event_value(event, instance_id, execution_id)
     if found is None:
         return event

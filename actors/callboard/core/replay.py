@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from callboard.core.actions import Action, describe_event
 from callboard.core.events import (
     ActionEvent,
+    AnswerReceived,
     EventRaised,
     EventSent,
     ExecutionResumed,
@@ -14,6 +15,9 @@ from callboard.core.events import (
     ExecutionSuspended,
     ExecutionTerminated,
     InputEvent,
+    MessageAnswered,
+    MessageReceived,
+    MessageSent,
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
     SubOrchestrationInstanceFailed,
@@ -27,7 +31,14 @@ from callboard.core.execution import Execution
 from callboard.core.instances import Commit
 from callboard.errors import NonDeterminismError
 
-ACTION_EVENTS = (TaskScheduled, SubOrchestrationInstanceCreated, TimerCreated, EventSent)
+ACTION_EVENTS = (
+    TaskScheduled,
+    SubOrchestrationInstanceCreated,
+    TimerCreated,
+    EventSent,
+    MessageSent,
+    MessageAnswered,
+)
 INPUT_EVENTS = (
     ExecutionStarted,
     TaskCompleted,
@@ -36,6 +47,8 @@ INPUT_EVENTS = (
     SubOrchestrationInstanceFailed,
     TimerFired,
     EventRaised,
+    MessageReceived,
+    AnswerReceived,
     ExecutionSuspended,
     ExecutionResumed,
     ExecutionTerminated,
@@ -75,7 +88,7 @@ def replay(execution: Execution, commits: Sequence[Commit]) -> Replayed:
         replayed.unfed.extend(event for event in commit.events if isinstance(event, INPUT_EVENTS))
         if not commit.ran:
             continue
-        step = execution.advance(commit.at, replayed.unfed)
+        step = execution.advance(commit.at, replayed.unfed, known=len(replayed.unfed))
         replayed.unfed = []
         replayed.new_actions.update((action.id, action) for action in step.actions)
         _compare(commit, replayed.new_actions, ended=step.outcome is not None)
@@ -86,7 +99,7 @@ def replay(execution: Execution, commits: Sequence[Commit]) -> Replayed:
 
 def _compare(commit: Commit, asked: dict[int, Action], *, ended: bool) -> None:
     for event in commit.events:
-        if isinstance(event, ACTION_EVENTS):
+        if isinstance(event, ACTION_EVENTS) and event.event_id >= 0:
             action = asked.pop(event.event_id, None)
             if action is None or not action.matches(event):
                 raise NonDeterminismError(_explain(event, action, commit))

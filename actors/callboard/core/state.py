@@ -11,13 +11,14 @@ Rules of this file:
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 
 from callboard.core.events import (
     TERMINAL,
+    AnswerReceived,
     ContinuedAsNew,
     EventRaised,
     ExecutionCompleted,
@@ -28,6 +29,9 @@ from callboard.core.events import (
     ExecutionTerminated,
     HistoryEvent,
     InputEvent,
+    MessageAnswered,
+    MessageReceived,
+    MessageSent,
     Payload,
     RuntimeStatus,
     SeenMessage,
@@ -43,9 +47,12 @@ from callboard.core.events import (
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, Parked, derived_execution_id
 from callboard.core.messages import (
+    Answer,
     ChildResult,
     ContinueExecution,
+    DeliverMessage,
     InstanceMessage,
+    Query,
     RaiseEvent,
     Resume,
     StartExecution,
@@ -93,12 +100,16 @@ class InstanceState:
         self.suspended = False
         self.start: ExecutionStarted | None = None if record.terminal else _start_of(record)
         """How the next execution begins, when it has not begun yet."""
-        self.carried: tuple[EventRaised, ...] = ()
+        self.carried: tuple[EventRaised | MessageReceived, ...] = ()
         self.begins_suspended = False
         self.seen: dict[str, datetime] = {}
         """Ids of consumed messages, and when they were consumed (here: the clocks of senders prove nothing)."""
+        self.asked: dict[str, MessageReceived] = {}
+        """Messages whose answer somebody waits for, by id."""
+        self.answers: dict[str, MessageAnswered] = {}
+        """Answers given, by the message's id: who asks again is told the same again."""
         self.open: dict[int, HistoryEvent] = {}
-        """Actions of this execution whose end has not come: tasks, children and timers by number."""
+        """Actions of this execution whose end has not come: tasks, children, timers and asks by number."""
         self.highest = -1
         """The highest action number of this execution."""
         self.trace: TraceContext | None = None
@@ -128,6 +139,11 @@ class InstanceState:
     def waiting_to_begin(self) -> bool:
         return self.start is not None
 
+    def due(self, now: datetime) -> bool:
+        """Whether an execution waits to begin, and its time has come."""
+        start = self.start
+        return start is not None and (start.scheduled_start_time is None or start.scheduled_start_time <= now)
+
     def apply(self, commit: Commit) -> None:
         """Takes a commit of this instance, our own or one read from the store."""
         if commit.execution_id != self.execution_id or self.start is not None:
@@ -142,15 +158,15 @@ class InstanceState:
     def judge(self, message: InstanceMessage) -> InputEvent | Verdict:
         """Says what a message means for this instance now: an event for its history, or why there is none."""
         match message:
-            case TaskResult() | ChildResult() | TimerDue():
+            case TaskResult() | ChildResult() | TimerDue() | Answer():
                 return self._judge_result(message)
             case StartExecution() | ContinueExecution():
                 return self._judge_start(message.execution_id)
-            case RaiseEvent() | Terminate() | Suspend() | Resume():
+            case RaiseEvent() | DeliverMessage() | Terminate() | Suspend() | Resume():
                 return self._judge_order(message)
             case Wake():
                 return Verdict.NUDGE if self.parked or self.waiting_to_begin else Verdict.DUPLICATE
-            case Watch():
+            case Watch() | Query():  # the turn answers queries by itself
                 return Verdict.DUPLICATE
 
     def accept(self, event: InputEvent, at: datetime) -> None:
@@ -162,13 +178,21 @@ class InstanceState:
         """
         match event:
             case (
-                TaskCompleted() | TaskFailed() | SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed()
+                TaskCompleted()
+                | TaskFailed()
+                | SubOrchestrationInstanceCompleted()
+                | SubOrchestrationInstanceFailed()
+                | AnswerReceived()
             ):
                 self._close(event.task_scheduled_id)
             case TimerFired():
                 self._close(event.timer_id)
             case EventRaised() | ExecutionTerminated() | ExecutionSuspended() | ExecutionResumed():
                 self.seen[event.message_id] = at
+            case MessageReceived():
+                self.seen[event.message_id] = at
+                if event.asker is not None:
+                    self.asked[event.message_id] = event
             case ExecutionStarted():
                 pass
         if isinstance(event, ExecutionSuspended):
@@ -180,6 +204,12 @@ class InstanceState:
         action = self.open.pop(number, None)
         if self.span is not None and action is not None:
             self.closed[number] = action
+
+    def unaccept(self, message_ids: Iterable[str]) -> None:
+        """Forgets messages that were refused after all."""
+        for message_id in message_ids:
+            self.seen.pop(message_id, None)
+            self.asked.pop(message_id, None)
 
     def recently_seen(self, since: datetime) -> tuple[SeenMessage, ...]:
         """Consumed message ids that must be remembered by the next execution."""
@@ -215,7 +245,7 @@ class InstanceState:
 
     def _record(self, event: HistoryEvent, at: datetime) -> None:
         match event:
-            case TaskScheduled() | SubOrchestrationInstanceCreated() | TimerCreated():
+            case TaskScheduled() | SubOrchestrationInstanceCreated() | TimerCreated() | MessageSent(asks=True):
                 self.open[event.event_id] = event
                 self.highest = max(self.highest, event.event_id)
             case ContinuedAsNew():
@@ -223,11 +253,19 @@ class InstanceState:
                 self.suspended = self.begins_suspended = event.suspended
                 self.seen = {raised.message_id: at for raised in event.carried}
                 self.seen.update((seen.message_id, seen.at) for seen in event.next.seen)
+                carried = (each for each in event.carried if isinstance(each, MessageReceived))
+                self.asked = {each.message_id: each for each in carried if each.asker is not None}
+                self.answers = {answer.message_id: answer for answer in event.next.answers}
             case ExecutionStarted():
                 self.name, self.parent, self.version, self.tags = event.name, event.parent, event.version, event.tags
                 self.generation = event.generation
                 self._follow(event)
                 self.seen.update((seen.message_id, seen.at) for seen in event.seen)
+                self.answers.update((answer.message_id, answer) for answer in event.answers)
+            case MessageAnswered():
+                self.asked.pop(event.message_id, None)
+                self.answers[event.message_id] = event
+                self.highest = max(self.highest, event.event_id)
             case ExecutionCompleted() | ExecutionParked():
                 pass
             case (
@@ -237,15 +275,17 @@ class InstanceState:
                 | SubOrchestrationInstanceFailed()
                 | TimerFired()
                 | EventRaised()
+                | MessageReceived()
+                | AnswerReceived()
                 | ExecutionTerminated()
                 | ExecutionSuspended()
                 | ExecutionResumed()
             ):
                 self.accept(event, at)
-            case _:  # EventSent, TerminationSent: nothing waits for them
+            case _:  # EventSent, a MessageSent that asks nothing, TerminationSent: nothing waits for them
                 self.highest = max(self.highest, getattr(event, "event_id", -1))
 
-    def _judge_result(self, message: TaskResult | ChildResult | TimerDue) -> InputEvent | Verdict:
+    def _judge_result(self, message: TaskResult | ChildResult | TimerDue | Answer) -> InputEvent | Verdict:
         number = message.timer_id if isinstance(message, TimerDue) else message.task_scheduled_id
         if message.execution_id != self.execution_id or self.waiting_to_begin or self.terminal:
             return Verdict.UNKNOWN
@@ -259,7 +299,7 @@ class InstanceState:
             return Verdict.NUDGE if self.start.execution_id == execution_id else Verdict.UNKNOWN
         return Verdict.DUPLICATE if execution_id == self.execution_id else Verdict.UNKNOWN
 
-    def _judge_order(self, message: RaiseEvent | Terminate | Suspend | Resume) -> InputEvent | Verdict:
+    def _judge_order(self, message: RaiseEvent | DeliverMessage | Terminate | Suspend | Resume) -> InputEvent | Verdict:
         if message.message_id in self.seen:
             return Verdict.DUPLICATE
         if self.terminal:
@@ -271,6 +311,15 @@ class InstanceState:
                     message_id=message.message_id,
                     name=message.name,
                     input=message.input,
+                    trace=checked(message.trace),
+                )
+            case DeliverMessage():
+                return MessageReceived(
+                    timestamp=message.at,
+                    message_id=message.message_id,
+                    name=message.name,
+                    input=message.input,
+                    asker=message.asker,
                     trace=checked(message.trace),
                 )
             case Terminate():
@@ -309,7 +358,7 @@ def _start_of(record: InstanceRecord) -> ExecutionStarted | None:
     )
 
 
-def _result_event(message: TaskResult | ChildResult | TimerDue, action: HistoryEvent) -> InputEvent | Verdict:
+def _result_event(message: TaskResult | ChildResult | TimerDue | Answer, action: HistoryEvent) -> InputEvent | Verdict:
     """The event that ends an action; a message of the wrong sort for it is not ours to believe."""
     match message, action:
         case TimerDue(), TimerCreated():
@@ -318,6 +367,13 @@ def _result_event(message: TaskResult | ChildResult | TimerDue, action: HistoryE
             return _task_ended(message)
         case ChildResult(), SubOrchestrationInstanceCreated():
             return _child_ended(message)
+        case Answer(), MessageSent():
+            return AnswerReceived(
+                timestamp=message.at,
+                task_scheduled_id=message.task_scheduled_id,
+                result=message.result,
+                failure=message.failure,
+            )
         case _:
             return Verdict.UNKNOWN
 

@@ -15,7 +15,16 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from callboard.core.actions import Action, Completed, Continued, Failed
+from callboard.core.answers import not_queried
 from callboard.core.codec import JSON, Codec, input_place, moved, next_input_place
+from callboard.core.conversation import (
+    TurnReply,
+    dropped_reply,
+    messages_first,
+    recorded,
+    refusals,
+    with_last_answers,
+)
 from callboard.core.events import (
     ContinuedAsNew,
     EventRaised,
@@ -25,6 +34,7 @@ from callboard.core.events import (
     ExecutionTerminated,
     HistoryEvent,
     InputEvent,
+    MessageReceived,
     Payload,
     RuntimeStatus,
     TerminationSent,
@@ -32,7 +42,8 @@ from callboard.core.events import (
 from callboard.core.execution import CallTargets, Execution, Orchestration, Step, TurnInterrupted, Unrunnable
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, Parked, ParkedKind, derived_execution_id
-from callboard.core.messages import InstanceMessage, Resume, Wake
+from callboard.core.messages import DeliverMessage, InstanceMessage, Query, Resume, Wake
+from callboard.core.queries import answered
 from callboard.core.replay import replay
 from callboard.core.retrying import StrategyFailed
 from callboard.core.spans import Span, spans_of
@@ -62,6 +73,12 @@ class Turn(msgspec.Struct, frozen=True):
     duplicates: int
     spans: tuple[Span, ...] = ()
     """What the commit brings to its end, if it is traced: to be told of once the commit is durable."""
+    replies: tuple[TurnReply, ...] = ()
+    """Answers beside the commit: to be sent once it is durable; without one, only after a linearizable read."""
+    postponed: tuple[Query, ...] = ()
+    """Queries that this activation cannot answer any more: ask the next one."""
+    waiting: tuple[DeliverMessage, ...] = ()
+    """Asks that are known, and whose answer is still to come: whoever asks again wants to hear it, too."""
 
 
 class Known(Protocol):
@@ -117,6 +134,10 @@ class Decision(msgspec.Struct):
     ran: bool = True
     timers_cancelled: tuple[int, ...] = ()
     parked: Parked | None = None
+    refused: dict[str, FailureDetails] = {}  # msgspec makes each its own
+    """Messages that are not to be in history."""
+    idle: bool = False
+    """Whether the code was given nothing but what it refused."""
 
 
 class Activation:
@@ -147,24 +168,31 @@ class Activation:
         now = max(now, state.at or now)
         inputs: list[InputEvent] = []
         unknown: list[InstanceMessage] = []
-        duplicates, nudged = 0, False
+        replies: list[TurnReply] = []
+        waiting: list[DeliverMessage] = []
+        queries = [message for message in messages if isinstance(message, Query)]
+        duplicates, nudged = 0, bool(queries) and state.due(now)
         for message in messages:
             judged = state.judge(message)
-            if judged is Verdict.UNKNOWN:
-                unknown.append(message)
-            elif judged is Verdict.DUPLICATE:
-                duplicates += 1
-            elif judged is Verdict.NUDGE:
-                nudged = True
+            if isinstance(judged, Verdict):
+                nudged = nudged or judged is Verdict.NUDGE
+                duplicates += judged is Verdict.DUPLICATE
+                if judged is Verdict.UNKNOWN:
+                    unknown.append(message)
+                if isinstance(message, DeliverMessage) and message.asker is not None:
+                    told = dropped_reply(state, message, judged)
+                    waiting.append(message) if told is None else replies.append(told)
             else:
                 inputs.append(judged)
                 state.accept(judged, now)
         commit = None
         if inputs or nudged:
             retry = any(isinstance(message, (Resume, Wake)) for message in messages)
-            commit = self._decide(inputs, now, token, retry=retry)
+            commit, refused = self._decide(messages_first(inputs), now, token, retry=retry)
+            replies.extend(refusals(messages, refused))
         spans = tuple(spans_of(commit, state)) if commit is not None else ()
-        return Turn(commit, tuple(unknown), duplicates, spans)
+        answers, postponed = self._answer(queries, continued=commit is not None and commit.continued is not None)
+        return Turn(commit, tuple(unknown), duplicates, spans, (*replies, *answers), postponed, tuple(waiting))
 
     @property
     def hot(self) -> bool:
@@ -176,17 +204,24 @@ class Activation:
             self._execution.close()
             self._execution = None
 
-    def _decide(self, inputs: list[InputEvent], now: datetime, token: str, *, retry: bool) -> Commit | None:
+    def _decide(
+        self, inputs: list[InputEvent], now: datetime, token: str, *, retry: bool
+    ) -> tuple[Commit | None, dict[str, FailureDetails]]:
         state = self.state
+        fresh = len(inputs)
         inputs = [*state.begin(now), *inputs]
         if any(isinstance(event, ExecutionTerminated) for event in inputs):
             decision = self._terminate(inputs, now)
         elif state.parked is not None and not retry:
             decision = Decision(events=list(inputs), status="Suspended", ran=False, parked=state.parked)
         else:
-            decision = self._run(inputs, now)
+            decision = self._run(inputs, now, fresh=fresh)
+        state.unaccept(decision.refused)
         if not decision.events and not decision.ran and state.parked is not None:
-            return None  # asked to try again, and it still cannot run
+            return None, {}  # asked to try again, and it still cannot run
+        if decision.idle and state.parked is None:
+            return None, decision.refused
+        events = with_last_answers(state, decision.events, now, since=now - DEDUPE_RETENTION)
         commit = Commit(
             instance_id=state.instance_id,
             n=state.n + 1,
@@ -198,7 +233,7 @@ class Activation:
             ran=decision.ran,
             runtime_status=decision.status,
             custom_status=self._execution.custom_status if self._execution else state.custom_status,
-            events=tuple(decision.events),
+            events=tuple(events),
             timers_cancelled=decision.timers_cancelled,
             parked=decision.parked,
             generation=state.generation,
@@ -208,7 +243,7 @@ class Activation:
         self._commits = () if self._goes_on(commit) else None
         if commit.terminal or commit.continued is not None:
             self.close()
-        return commit
+        return commit, decision.refused
 
     def _goes_on(self, commit: Commit) -> bool:
         """Whether the same code runs the next execution, of which there are no commits so far."""
@@ -216,13 +251,13 @@ class Activation:
 
     # Running the code
 
-    def _run(self, inputs: list[InputEvent], now: datetime) -> Decision:
+    def _run(self, inputs: list[InputEvent], now: datetime, *, fresh: int) -> Decision:
         if isinstance(self._orchestration, Unrunnable):
             return self._without_code(inputs, now, self._orchestration)
         try:
             execution = self._activate(self._orchestration)
             pending = [*self._unfed, *inputs]
-            step = execution.advance(now, pending)
+            step = execution.advance(now, pending, known=len(pending) - fresh)
         except NonDeterminismError as error:
             return self._park(inputs, now, "nondeterminism", str(error))
         except PayloadRejectedError as error:
@@ -265,24 +300,57 @@ class Activation:
     def _conclude(
         self, execution: Execution, inputs: list[InputEvent], unfed: list[InputEvent], step: Step, now: datetime
     ) -> Decision:
-        events: list[HistoryEvent] = list(inputs)
+        refused = step.refused
+        events = recorded(inputs, refused, step.validated)
         actions = (*self._new_actions, *step.actions)
         self._new_actions = ()
         events.extend(action.to_event(now) for action in actions)
         match step.outcome:
             case None:
                 status: RuntimeStatus = "Suspended" if self.state.suspended else "Running"
-                return Decision(events=events, status=status, timers_cancelled=step.timers_cancelled)
+                timers = step.timers_cancelled
+                idle = bool(refused) and len(refused) == step.fed and not actions and not timers
+                return Decision(events=events, status=status, timers_cancelled=timers, refused=refused, idle=idle)
             case Completed(result=result):
                 events.append(self._completed(now, "Completed", result=result))
-                return Decision(events=events, status="Completed")
+                return Decision(events=events, status="Completed", refused=refused)
             case Failed(failure=failure):
                 events.append(self._failed(now, failure))
-                return Decision(events=events, status="Failed")
+                return Decision(events=events, status="Failed", refused=refused)
             case Continued() as outcome:
                 highest = max((action.id for action in actions), default=self.state.highest)
                 events.append(self._continued(execution, outcome, unfed, now, event_id=highest + 1))
-                return Decision(events=events, status="Suspended" if self.state.suspended else "Running")
+                status = "Suspended" if self.state.suspended else "Running"
+                return Decision(events=events, status=status, refused=refused)
+
+    # Queries
+
+    def _answer(self, queries: Sequence[Query], *, continued: bool) -> tuple[list[TurnReply], tuple[Query, ...]]:
+        """Answers from what the code holds now. What has become impossible in this very turn is left to the next activation."""
+        replies: list[TurnReply] = []
+        for position, query in enumerate(queries):
+            if continued or not self.hot:
+                return replies, tuple(queries[position:])
+            if self.state.start is not None:
+                replies.append(TurnReply(query, failure=not_queried("The instance has not begun yet.")))
+            else:
+                replies.append(self._answer_one(query))
+        if self.state.parked is not None:
+            self.close()  # what comes while it is parked is not fed to this activation
+        return replies, ()
+
+    def _answer_one(self, query: Query) -> TurnReply:
+        if isinstance(self._orchestration, Unrunnable):
+            return TurnReply(query, failure=not_queried(self._orchestration.reason))
+        try:
+            execution = self._activate(self._orchestration)
+        except (NonDeterminismError, StrategyFailed, TurnInterrupted, SystemExit) as error:
+            self.close()
+            return TurnReply(query, failure=not_queried(f"The orchestration's code cannot run: {error}"))
+        reply = answered(execution, query)
+        if execution.meddled:
+            self.close()
+        return reply
 
     def _completed(
         self, now: datetime, status: Literal["Completed", "Terminated"], *, result: Payload | None
@@ -306,7 +374,7 @@ class Activation:
         execution_id = derived_execution_id(state.execution_id, state.n + 1, "continued")
         handed_on = next_input_place(state.instance_id, state.execution_id)
         value = moved(self._codec, outcome.input, handed_on, input_place(state.instance_id, execution_id))
-        late = tuple(event for event in unfed if isinstance(event, EventRaised))
+        late = tuple(event for event in unfed if isinstance(event, EventRaised | MessageReceived))
         return ContinuedAsNew(
             timestamp=now,
             event_id=event_id,
