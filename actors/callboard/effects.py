@@ -226,6 +226,7 @@ class Effects:
         failure = FailureDetails.from_exception(InstanceAlreadyExistsError(record.instance_id, status))
         message = core.child_failed(record, failure)
         if message is None:
+            log.warning("%s was not started: the instance exists and is %s", record.instance_id, status)
             sending.settle()
         else:
             self._tell(message, sending)

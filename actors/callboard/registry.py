@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from callboard.errors import (
     OrchestrationNotRegisteredError,
     RegistrationError,
 )
+from callboard.replay_logging import ReplaySafeLogger
 
 #: Longest name of an activity, an orchestration or a queue, in characters.
 MAX_NAME = 100
@@ -43,6 +45,12 @@ class OrchestrationDefinition:
     def invoke(self, context: OrchestrationContext, payload: Content | None) -> Any:
         """Calls the function with its decoded input."""
         return self.function(context, **self._binding.bind(payload))
+
+    def logger(
+        self, logger: logging.Logger | None, marks: dict[str, str], quiet: Callable[[], bool]
+    ) -> ReplaySafeLogger:
+        """A replay-safe logger; of the function's module, if none is given."""
+        return ReplaySafeLogger(logger or logging.getLogger(self.function.__module__), marks, quiet)
 
 
 class ActivityDefinition:

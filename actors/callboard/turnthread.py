@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import NoReturn
 
 import msgspec
 
@@ -64,6 +65,9 @@ class StuckOrchestration:
         self._place = place
 
     def invoke(self, context: object, payload: Content | None) -> object:
+        raise TurnInterrupted(self._place)
+
+    def logger(self, logger: object, marks: dict[str, str], quiet: Callable[[], bool]) -> NoReturn:
         raise TurnInterrupted(self._place)
 
 

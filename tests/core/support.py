@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import inspect
+import logging
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from itertools import count, repeat
@@ -42,6 +43,7 @@ from callboard.core.messages import (
 )
 from callboard.core.replay import ACTION_EVENTS, INPUT_EVENTS
 from callboard.core.turn import Activation, Turn
+from callboard.replay_logging import ReplaySafeLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,6 +74,11 @@ class Code:
         if self.takes_input:
             return self.function(context, load(payload, Any, "The input"))
         return self.function(context)
+
+    def logger(
+        self, logger: logging.Logger | None, marks: dict[str, str], quiet: Callable[[], bool]
+    ) -> ReplaySafeLogger:
+        return ReplaySafeLogger(logger or logging.getLogger(self.function.__module__), marks, quiet)
 
 
 class Targets:

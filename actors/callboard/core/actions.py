@@ -69,6 +69,7 @@ class StartSubOrchestration(_Action, frozen=True, kw_only=True):
     input: Payload | None
     version: str | None = None
     tags: dict[str, str] | None = None
+    fire_and_forget: bool = False
 
     def to_event(self, at: datetime) -> SubOrchestrationInstanceCreated:
         return SubOrchestrationInstanceCreated(
@@ -80,6 +81,7 @@ class StartSubOrchestration(_Action, frozen=True, kw_only=True):
             input=self.input,
             version=self.version,
             tags=self.tags,
+            fire_and_forget=self.fire_and_forget,
         )
 
     def matches(self, event: ActionEvent) -> bool:

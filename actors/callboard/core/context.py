@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Final, Protocol, TypeVar, overload
 
+from callboard.core.codec import Content
+from callboard.core.familiar import FamiliarContext, ReplaySafeLogger
 from callboard.core.loop import DeterministicFuture, DeterministicLoop
 from callboard.core.retrying import Call, RetryStrategy
 from callboard.core.timeouts import Duration, Timeouts, interval
@@ -56,8 +58,19 @@ class ContextHost(Protocol):
     name: str
     version: str | None
     parent_instance_id: str | None
+    tags: dict[str, str]
+    input: Content | None
     now: datetime
     replaying: bool
+
+    @property
+    def will_continue_as_new(self) -> bool: ...
+
+    def logger(self, logger: Any) -> ReplaySafeLogger: ...
+
+    def new_task(self, when_cancelled: Callable[[DurableTask[Any]], None]) -> DurableTask[Any]: ...
+
+    def ensure(self, awaitable: object) -> Any: ...
 
     def activity_call(self, activity: object, value: object, queue: str | None, timeouts: Timeouts) -> Call: ...
 
@@ -69,6 +82,15 @@ class ContextHost(Protocol):
         version: str | None,
         tags: dict[str, str] | None,
     ) -> Call: ...
+
+    def start_new(
+        self,
+        orchestration: object,
+        value: object,
+        instance_id: str | None,
+        version: str | None,
+        tags: dict[str, str] | None,
+    ) -> str: ...
 
     def make(self, call: Call, retry: RetryStrategy | None) -> DurableTask[Any]: ...
 
@@ -99,7 +121,7 @@ class ContextHost(Protocol):
     def random(self) -> Random: ...
 
 
-class OrchestrationContext:
+class OrchestrationContext(FamiliarContext):
     """Handed to every orchestrator function as its first argument; the only durable door to the world outside.
 
     Everything else in the function must be deterministic: the same history must make it ask for the same things again.
@@ -133,6 +155,11 @@ class OrchestrationContext:
     def parent_instance_id(self) -> str | None:
         """The instance that started this one as its child; None at the root."""
         return self._host.parent_instance_id
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that this instance was started with."""
+        return dict(self._host.tags)
 
     @property
     def current_utc_datetime(self) -> datetime:
@@ -259,12 +286,35 @@ class OrchestrationContext:
             retry: When and how often to start another child for one that has failed: a `callboard.RetryPolicy`.
             instance_id: The child's id, for each attempt; by default one that is unique to this execution and attempt.
             version: The child's version; by default the app's, or the newest that is registered here. It is not the parent's.
-            tags: The child's tags.
+            tags: The child's tags, besides those of this instance.
 
         Raises (where the task is awaited):
             SubOrchestrationFailedError: the child failed or was terminated, or its id is in use.
         """
         return self._host.make(self._host.child_call(orchestration, input, instance_id, version, tags), retry)
+
+    def start_new_orchestration(
+        self,
+        orchestration: str | Callable[..., Any],
+        input: object = None,
+        *,
+        instance_id: str | None = None,
+        version: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> str:
+        """Starts an orchestration for itself, once this turn is durable, and returns its id: fire and forget.
+
+        It has no parent: nobody waits for it, and it goes on whatever becomes of this one (terminating or purging this one does not
+        reach it). If an instance that is not finished has the id, that one stays as it is, and nothing is started.
+
+        Args:
+            orchestration: The function, or the name it is registered under.
+            input: Its input.
+            instance_id: Its id; by default one that is unique to this call.
+            version: Its version; by default the app's, or the newest that is registered here.
+            tags: Its tags, besides those of this instance.
+        """
+        return self._host.start_new(orchestration, input, instance_id, version, tags)
 
     def create_timer(self, due: datetime | timedelta) -> DurableTask[None]:
         """Sets a durable timer: a point in time (aware), or how long from now. Never fires early; survives anything.

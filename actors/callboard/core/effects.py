@@ -192,7 +192,9 @@ def _child_record(commit: Commit, event: SubOrchestrationInstanceCreated, partit
         input=event.input,
         created_time=commit.at,
         last_updated_time=commit.at,
-        parent=ParentInstance(
+        parent=None
+        if event.fire_and_forget
+        else ParentInstance(
             instance_id=commit.instance_id,
             execution_id=commit.execution_id,
             task_scheduled_id=event.event_id,

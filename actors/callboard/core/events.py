@@ -169,6 +169,8 @@ class SubOrchestrationInstanceCreated(_Event, frozen=True, kw_only=True):
     input: Payload | None = None
     version: str | None = None
     tags: dict[str, str] | None = None
+    fire_and_forget: bool = False
+    """Whether it was started for itself: nobody waits for it, and it has no parent."""
 
 
 class SubOrchestrationInstanceCompleted(_Event, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from datetime import UTC, datetime, timedelta
-from inspect import isawaitable, isgenerator
+from inspect import isawaitable, iscoroutine, isgenerator
 from random import Random
 from typing import Any, Protocol, TypeVar, assert_never
 
@@ -70,6 +70,7 @@ from callboard.core.events import (
 )
 from callboard.core.external_events import EventInbox
 from callboard.core.failure import FailureDetails
+from callboard.core.familiar import ReplaySafeLogger
 from callboard.core.handlers import Handlers
 from callboard.core.instances import (
     check_instance_id,
@@ -126,6 +127,10 @@ class Orchestration(Protocol):
 
     def invoke(self, context: OrchestrationContext, payload: Content | None) -> Any:
         """Calls the function with its input; returns what it returns: a coroutine, a generator or a value."""
+        ...
+
+    def logger(self, logger: Any, marks: dict[str, str], quiet: Callable[[], bool]) -> ReplaySafeLogger:
+        """A logger (the function's own, if none is given) whose records have marks, and that says nothing while it is quiet."""
         ...
 
 
@@ -187,6 +192,8 @@ class Execution:
         self.version: str | None = None
         self.parent_instance_id: str | None = None
         self._parent: ParentInstance | None = None
+        self.tags: dict[str, str] = {}
+        self.input: Content | None = None
         self.now = datetime.fromtimestamp(0, UTC)
         self.replaying = False
         self.custom_status: Payload | None = None
@@ -301,6 +308,7 @@ class Execution:
         self._parent = event.parent
         self.parent_instance_id = event.parent.instance_id if event.parent else None
         content = self._codec.open(event.input, input_place(self.instance_id, self.execution_id))
+        self.tags, self.input = dict(event.tags or {}), content
         main = self._loop.create_task(self._main(content), name="main")
         main.add_done_callback(self._on_returned)
 
@@ -417,32 +425,58 @@ class Execution:
         version: str | None,
         tags: dict[str, str] | None,
     ) -> Call:
+        target, ask = self._child(orchestration, value, version, tags)
+        if instance_id is not None:
+            self._check_child_id(instance_id)
+
+        def start(_attempt: Attempt) -> DurableTask[Any]:
+            task_id = next(self._ids)
+            ask(task_id, instance_id or child_instance_id(self.execution_id, task_id), fire_and_forget=False)
+            return self._opened(task_id, target, SubOrchestrationFailedError)
+
+        return Call(f"sub-orchestration {target.name!r}", start)
+
+    def start_new(
+        self,
+        orchestration: object,
+        value: object,
+        instance_id: str | None,
+        version: str | None,
+        tags: dict[str, str] | None,
+    ) -> str:
+        _, ask = self._child(orchestration, value, version, tags)
+        if instance_id is not None and check_instance_id(instance_id) == self.instance_id:
+            raise ValueError(f"An orchestration cannot start another one under its own id ({instance_id!r}).")
+        task_id = next(self._ids)
+        instance_id = instance_id or derived_execution_id(self.execution_id, task_id, "instance")
+        ask(task_id, instance_id, fire_and_forget=True)
+        return instance_id
+
+    def _child(
+        self, orchestration: object, value: object, version: str | None, tags: dict[str, str] | None
+    ) -> tuple[CallTarget, Callable[..., None]]:
         if version is not None:
             version = payloads.text(version, "The version of an orchestration")
         target = self._targets.orchestration(orchestration, version)
         content = self._codec.encode(value, f"The input of orchestration {target.name!r}", target.codec)
-        if instance_id is not None:
-            self._check_child_id(instance_id)
-        tags = _checked_tags(tags)
+        merged = {**self.tags, **_checked_tags(tags)} or None
 
-        def start(_attempt: Attempt) -> DurableTask[Any]:
-            task_id = next(self._ids)
-            child_id = instance_id or child_instance_id(self.execution_id, task_id)
+        def ask(task_id: int, instance_id: str, *, fire_and_forget: bool) -> None:
             execution_id = derived_execution_id(self.execution_id, task_id, "child")
             self._ask(
                 StartSubOrchestration(
                     id=task_id,
                     name=target.name,
-                    instance_id=child_id,
+                    instance_id=instance_id,
                     execution_id=execution_id,
-                    input=self._codec.seal(content, input_place(child_id, execution_id)),
+                    input=self._codec.seal(content, input_place(instance_id, execution_id)),
                     version=target.version,
-                    tags=tags,
+                    tags=merged,
+                    fire_and_forget=fire_and_forget,
                 )
             )
-            return self._opened(task_id, target, SubOrchestrationFailedError)
 
-        return Call(f"sub-orchestration {target.name!r}", start)
+        return target, ask
 
     def make(self, call: Call, retry: RetryStrategy | None) -> DurableTask[Any]:
         """Makes a call, again and again if need be."""
@@ -451,6 +485,15 @@ class Execution:
     def new_task(self, when_cancelled: Callable[[DurableTask[Any]], None]) -> DurableTask[Any]:
         """A task made of others."""
         return DurableTask(loop=self._loop, when_cancelled=when_cancelled)
+
+    def ensure(self, awaitable: object) -> Any:
+        if iscoroutine(awaitable):
+            return self._loop.create_task(awaitable)
+        if not callable(getattr(awaitable, "add_done_callback", None)):
+            raise TypeError(
+                f"{awaitable!r} is no task: pass what call_activity and its siblings return, or a coroutine."
+            )
+        return awaitable
 
     def retry_timer(
         self, retry_of: int, attempt: int, decide: Callable[[], timedelta | None]
@@ -548,6 +591,14 @@ class Execution:
         if self._live and self._outcome is None:
             self.custom_status = self._codec.seal(status, custom_status_place(self.instance_id))
 
+    @property
+    def will_continue_as_new(self) -> bool:
+        return self._continue is not None
+
+    def logger(self, logger: Any) -> ReplaySafeLogger:
+        marks = {"instance_id": self.instance_id, "execution_id": self.execution_id, "orchestration": self.name}
+        return self._orchestration.logger(logger, marks, lambda: self.replaying or not self._live)
+
     def next_uuid(self) -> uuid.UUID:
         name = f"{self.instance_id}_{self.execution_id}_{self.now.isoformat()}_{next(self._uuids)}"
         return uuid.uuid5(_UUID_NAMESPACE, name)
@@ -632,10 +683,9 @@ def _up_to_millisecond(time: datetime) -> datetime:
     return time + _MILLISECOND - timedelta(microseconds=excess) if excess else time
 
 
-def _checked_tags(tags: dict[str, str] | None) -> dict[str, str] | None:
-    if tags is None:
-        return None
-    return {payloads.text(key, "The name of a tag"): payloads.text(tags[key], f"Tag {key!r}") for key in tags}
+def _checked_tags(tags: dict[str, str] | None) -> dict[str, str]:
+    given = (tags or {}).items()
+    return {payloads.text(key, "The name of a tag"): payloads.text(value, f"Tag {key!r}") for key, value in given}
 
 
 async def _drive(generator: Generator[Any, Any, Any]) -> Any:

@@ -121,6 +121,8 @@ class _Telling:
                     yield from self._event_raised(event)
                 case EventSent():
                     yield self._event_sent(event)
+                case SubOrchestrationInstanceCreated(fire_and_forget=True):
+                    yield self._started(event)
                 case ExecutionStarted():
                     self._told_before = frozenset(seen.message_id for seen in event.seen)
                 case ExecutionCompleted():
@@ -194,6 +196,12 @@ class _Telling:
         attributes["durabletask.task.instance_id"] = self._commit.instance_id
         attributes["durabletask.task.execution_id"] = self._commit.execution_id
         name = span_name("orchestration_event", event.name)
+        return self._span(name, "producer", event.event_id, event.timestamp, attributes)
+
+    def _started(self, event: SubOrchestrationInstanceCreated) -> Span:
+        """An orchestration that was started for itself: nobody hears of its end."""
+        name = span_name("create_orchestration", event.name, event.version)
+        attributes = orchestration_attributes(event.name, event.instance_id, event.version)
         return self._span(name, "producer", event.event_id, event.timestamp, attributes)
 
     def _execution(self, status: str, failure: FailureDetails | None = None) -> Span:

@@ -245,6 +245,8 @@ class InstanceState:
 
     def _record(self, event: HistoryEvent, at: datetime) -> None:
         match event:
+            case SubOrchestrationInstanceCreated(fire_and_forget=True):
+                self.highest = max(self.highest, event.event_id)
             case TaskScheduled() | SubOrchestrationInstanceCreated() | TimerCreated() | MessageSent(asks=True):
                 self.open[event.event_id] = event
                 self.highest = max(self.highest, event.event_id)
