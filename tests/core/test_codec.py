@@ -10,19 +10,32 @@ import pytest
 
 from callboard import App, Keys, OrchestrationContext
 from callboard.codecs import CodecOptions, HubCodec
-from callboard.core.codec import Place, custom_status_place, input_place, is_sealed, load, output_place, result_place
+from callboard.core.codec import (
+    Place,
+    answer_place,
+    custom_status_place,
+    input_place,
+    is_sealed,
+    load,
+    message_place,
+    output_place,
+    result_place,
+)
 from callboard.core.effects import CallActivity, StartChild, Tell, derive
 from callboard.core.events import (
+    AskingClient,
     ContinuedAsNew,
     EventRaised,
     EventSent,
     ExecutionParked,
     ExecutionStarted,
+    MessageAnswered,
+    MessageReceived,
     ParentInstance,
     SubOrchestrationInstanceCreated,
     TaskScheduled,
 )
-from callboard.core.messages import ActivityCall, RaiseEvent, TaskResult
+from callboard.core.messages import ActivityCall, Answer, DeliverMessage, Query, RaiseEvent, TaskResult
 from callboard.core.places import changed, event_value, message_value, resealed
 from tests.core.support import EPOCH, PARTITIONS, Instance, started
 
@@ -262,3 +275,59 @@ def test_values_of_events_are_changed_in_place_also_in_what_is_carried() -> None
     assert seen == [("1", input_place("one", "next")), ("2", Place("one", "", "data of event 'go' in message m1"))]
     assert changed(raised, "one", "e", lambda payload, _: payload) is raised
     assert custom_status_place("one") == Place("one", "", "custom status")
+
+
+async def keeper(context: OrchestrationContext) -> Any:
+    kept: list[Any] = []
+
+    @context.on_message
+    def keep(value: Any) -> list[Any]:
+        kept.append(value)
+        return kept
+
+    context.on_query("kept", lambda: kept)
+    await context.wait_for_external_event("next")
+    context.send("two", "keep", VALUE)
+    kept.append(await context.ask("two", "keep", VALUE))
+    return kept
+
+
+def test_messages_queries_and_answers_are_sealed_for_their_places() -> None:
+    me = AskingClient(inbox="me")
+    ask = DeliverMessage(instance_id="one", message_id="m", name="keep", at=EPOCH, asker=me)
+    ask = msgspec.structs.replace(ask, input=sealed(VALUE, message_place("one", "m", "keep")))
+    instance = started(keeper, codec=CODEC)
+    received, answered = instance.commit(ask).events
+    assert isinstance(received, MessageReceived)
+    assert isinstance(answered, MessageAnswered)
+    assert opened(answered.result, answer_place("one", "m", me)) == [VALUE]
+    for event in (received, answered):
+        found = event_value(event, "one", instance.execution_id)
+        assert found is not None
+        opened(found[1], found[2])
+    query = Query(instance_id="one", query_id="q", name="kept", asker=me)
+    (reply,) = instance.deliver(query).replies
+    assert opened(reply.result, answer_place("one", "q", me)) == [VALUE]
+    commit = instance.commit(instance.event("next"))
+    for effect in derive(commit, PARTITIONS):
+        assert isinstance(effect, Tell)
+        found = message_value(effect.message)
+        assert found is not None
+        assert opened(found[1], found[2]) == VALUE
+    answer = Answer(instance_id="one", execution_id=instance.execution_id, task_scheduled_id=2, at=EPOCH)
+    place = result_place("one", instance.execution_id, 2)
+    instance.commit(msgspec.structs.replace(answer, result=sealed(1j, place)))
+    assert opened(instance.completed.result, output_place("one", instance.execution_id, None)) == [VALUE, 1j]
+
+
+def test_a_message_that_cannot_be_opened_parks_its_instance() -> None:
+    instance = started(keeper, codec=CODEC)
+    message = DeliverMessage(instance_id="one", message_id="m", name="keep", at=EPOCH)
+    commit = instance.commit(msgspec.structs.replace(message, input=sealed(1j, message_place("one", "x", "keep"))))
+    assert commit.parked is not None
+    assert commit.parked.kind == "payload"
+    query = Query(instance_id="one", query_id="q", name="kept", asker=AskingClient(inbox="me"))
+    query = msgspec.structs.replace(query, input=sealed(1j, message_place("one", "x", "kept"), OTHER))
+    (reply,) = started(keeper, codec=CODEC).deliver(query).replies
+    assert reply.failure is not None
+    assert "is not known here" in reply.failure.error_message

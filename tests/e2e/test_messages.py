@@ -1,12 +1,14 @@
 """Message handlers, end to end."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import asyncio
 
 import pytest
 
-from callboard import App, MessageRejectedError, OrchestrationContext, QueryFailedError
+from callboard import App, Keys, MessageFailedError, MessageRejectedError, OrchestrationContext, QueryFailedError
+from callboard.core.codec import message_place
 from tests.e2e.stage import Stage, ended
 
 app = App("messages", partitions=4)
@@ -73,3 +75,30 @@ async def test_an_ask_waits_for_a_worker_and_is_answered_once(stage: Stage) -> N
             assert await other.query("office", "free") == 2
             await client.send("office", "close")
             assert (await ended(client, "office")).output == ["1 seats booked"]
+
+
+async def test_an_ask_that_was_tampered_with_is_quarantined_and_refused(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = App("messages", partitions=4, keys=Keys({"one": b"1" * 32}), encrypt=True)
+
+    @keyed.orchestration
+    async def counter(context: OrchestrationContext) -> None:
+        context.on_message("add", lambda: None)
+        await context.wait_for_external_event("end")
+
+    async with stage.playing(keyed) as client, stage.client(keyed) as forger:
+        await client.start(counter, instance_id="a")
+        codec = forger.hub.codec(keyed)
+        elsewhere = codec.seal("1", message_place("b", "x", "add"))
+
+        def misplace(content: object, place: object) -> str | None:
+            return elsewhere
+
+        monkeypatch.setattr(codec, "seal", misplace)
+        monkeypatch.setattr(forger._conversations, "_codec", codec)
+        with pytest.raises(MessageFailedError, match="wrong seal"):
+            await forger.ask("a", "add", 1)
+        (kept,) = await client.hub.store.quarantined(10)
+        assert "wrong seal" in kept.reason
+        assert await client.ask("a", "add", 1, timeout=30) is None

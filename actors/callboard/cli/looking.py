@@ -167,7 +167,7 @@ def _status_name(text: str) -> str:
 
 
 def _look(data: Path | None, store: str | None, hub: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
-    url, name = _where(data, store, hub)
+    url, name = where(data, store, hub)
 
     async def look() -> T:
         opened = open_store(url)
@@ -180,7 +180,7 @@ def _look(data: Path | None, store: str | None, hub: str | None, work: Callable[
     return run(look())
 
 
-def _where(data: Path | None, store: str | None, hub: str | None) -> tuple[str, str]:
+def where(data: Path | None, store: str | None, hub: str | None) -> tuple[str, str]:
     """The store and the hub to look at: an explicit folder, else a named store, else the default folder."""
     if store is not None and data is None:
         if hub is None:

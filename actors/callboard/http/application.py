@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from callboard.client import Client
 from callboard.core.payloads import MAX_PAYLOAD
 from callboard.http.guard import Guard
+from callboard.http.messages import MessageRoutes
 from callboard.http.problems import add_problem_answers
 from callboard.http.replies import PREFIX
 from callboard.http.routes import Routes
@@ -37,7 +38,7 @@ def create_http_app(
     app = FastAPI(title="Callboard", docs_url=None, redoc_url=None, redirect_slashes=False)
     get_client = client if callable(client) else lambda: client
     routes = Routes(get_client, body_limit=body_limit, server_timeout=server_timeout)
-    _add_routes(app, routes)
+    _add_routes(app, routes, MessageRoutes(get_client, routes, body_limit=body_limit))
     add_problem_answers(app)
     if "*" not in allowed_hosts:
         app.add_middleware(Guard, allowed_hosts=allowed_hosts)
@@ -45,7 +46,7 @@ def create_http_app(
     return app
 
 
-def _add_routes(app: FastAPI, routes: Routes) -> None:
+def _add_routes(app: FastAPI, routes: Routes, messages: MessageRoutes) -> None:
     # An id takes any path, so that one that is not allowed is called that, and not a missing page.
     instance = f"{PREFIX}/instances/{{instance_id:path}}"
     for method, path, endpoint in (
@@ -56,6 +57,10 @@ def _add_routes(app: FastAPI, routes: Routes) -> None:
         ("GET", f"{PREFIX}/instances", routes.instances),
         ("DELETE", f"{PREFIX}/instances", routes.purge_many),
         ("POST", f"{instance}/raiseEvent/{{event_name:path}}", routes.raise_event),
+        ("POST", f"{instance}/send/{{message_name:path}}", messages.send),
+        ("POST", f"{instance}/ask/{{message_name:path}}", messages.ask),
+        ("GET", f"{instance}/query/{{message_name:path}}", messages.query),
+        ("POST", f"{instance}/query/{{message_name:path}}", messages.query),
         ("POST", f"{instance}/terminate", routes.terminate),
         ("POST", f"{instance}/suspend", routes.suspend),
         ("POST", f"{instance}/resume", routes.resume),

@@ -17,8 +17,11 @@ from callboard.errors import (
     InstanceNotRunningError,
     InvalidInstanceIdError,
     InvalidPayloadError,
+    MessageFailedError,
+    MessageRejectedError,
     OrchestrationNotRegisteredError,
     PayloadTooLargeError,
+    QueryFailedError,
     RegistrationError,
     UnavailableError,
 )
@@ -39,6 +42,9 @@ _STATUS: tuple[tuple[type[CallboardError], int], ...] = (
     (InstanceNotFinishedError, 404),  # Durable Functions: nothing was purged
     (InstanceAlreadyExistsError, 409),
     (InstanceNotRunningError, 410),
+    (MessageRejectedError, 422),
+    (MessageFailedError, 424),
+    (QueryFailedError, 424),
     (UnavailableError, 503),
 )
 

@@ -65,14 +65,14 @@ class Routes:
 
     async def start(self, request: Request) -> Response:
         """Start an orchestration; the body is its input."""
-        query = self._query(request)
+        query = self.query(request)
         waiting = Waiting.of(query)
         if media_type(request) == "multipart/form-data":  # what Postman sends when no body was chosen
             await no_body(request, self._body_limit)
             payload = None
         else:
             payload = await json_body(request, self._body_limit)
-        instance_id = await self._bounded(
+        instance_id = await self.bounded(
             self._client().start_encoded(
                 request.path_params["name"],
                 payload,
@@ -84,12 +84,12 @@ class Routes:
 
     async def restart(self, request: Request) -> Response:
         """Start an orchestration again, with the same input."""
-        query = self._query(request)
+        query = self.query(request)
         waiting = Waiting.of(query)
         new_id = query.flag("restartWithNewInstanceId", default=True)
         again = self._client().restart(request.path_params["instance_id"], restart_with_new_instance_id=new_id)
         try:
-            started = await self._bounded(again)
+            started = await self.bounded(again)
         except InstanceNotFoundError as error:  # to Durable Functions it is an argument that is wrong
             raise RequestError(400, str(error)) from None
         return await self._started(request, started.instance_id, waiting)
@@ -113,16 +113,16 @@ class Routes:
 
     async def status(self, request: Request) -> Response:
         """Show an instance, on request with its history."""
-        query = self._query(request)
+        query = self.query(request)
         show_input = query.flag("showInput", default=True)
         show_history = query.flag("showHistory", default=False)
         show_outputs = query.flag("showHistoryOutput", default=False)
         error_on_failure = query.flag("returnInternalServerErrorOnFailure", default=False)
         instance_id = request.path_params["instance_id"]
-        status = await self._bounded(self._client().get_status(instance_id))
+        status = await self.bounded(self._client().get_status(instance_id))
         history: list[folding.EventJson] | None = None
         if show_history and status.runtime_status != "Pending":
-            commits = await self._bounded(self._client().readable_history(instance_id))
+            commits = await self.bounded(self._client().readable_history(instance_id))
             history = folding.folded(commits, inputs=show_input, outputs=show_outputs)
         payload = instance_json(status, show_input=show_input, history=history)
         if not status.is_terminal:
@@ -131,7 +131,7 @@ class Routes:
 
     async def instances(self, request: Request) -> Response:
         """List instances, newest first, a page at a time."""
-        query = self._query(request)
+        query = self.query(request)
         show_input = query.flag("showInput", default=True)
         listing = self._client().list_instances(
             query.instances(),
@@ -139,7 +139,7 @@ class Routes:
             continuation=request.headers.get("x-ms-continuation-token") or None,
         )
         try:
-            page = await self._bounded(listing)
+            page = await self.bounded(listing)
         except ValueError as error:
             raise RequestError(400, f"The continuation token is not one of ours: {error}") from None
         headers = {"x-ms-continuation-token": page.continuation} if page.continuation else None
@@ -149,39 +149,39 @@ class Routes:
 
     async def raise_event(self, request: Request) -> Response:
         """Raise an external event; the body is its data."""
-        self._query(request)
+        self.query(request)
         if media_type(request) != "application/json":
             raise RequestError(400, "Only application/json request content is supported.")
         name = valid_text(request.path_params["event_name"], "The name of an event")
         if not 0 < len(name) <= MAX_EVENT_NAME:
             raise RequestError(400, f"The name of an event has 1 to {MAX_EVENT_NAME} characters.")
         payload = await json_body(request, self._body_limit)
-        await self._bounded(self._client().raise_event_encoded(request.path_params["instance_id"], name, payload))
+        await self.bounded(self._client().raise_event_encoded(request.path_params["instance_id"], name, payload))
         return Response(status_code=202)
 
     async def terminate(self, request: Request) -> Response:
         """End an instance."""
-        reason = self._query(request).text("reason")
-        await self._bounded(self._client().terminate(request.path_params["instance_id"], reason))
+        reason = self.query(request).text("reason")
+        await self.bounded(self._client().terminate(request.path_params["instance_id"], reason))
         return Response(status_code=202)
 
     async def suspend(self, request: Request) -> Response:
         """Pause an instance."""
-        reason = self._query(request).text("reason")
-        await self._bounded(self._client().suspend(request.path_params["instance_id"], reason))
+        reason = self.query(request).text("reason")
+        await self.bounded(self._client().suspend(request.path_params["instance_id"], reason))
         return Response(status_code=202)
 
     async def resume(self, request: Request) -> Response:
         """Let a suspended instance go on."""
-        reason = self._query(request).text("reason")
-        await self._bounded(self._client().resume(request.path_params["instance_id"], reason))
+        reason = self.query(request).text("reason")
+        await self.bounded(self._client().resume(request.path_params["instance_id"], reason))
         return Response(status_code=202)
 
     async def purge(self, request: Request) -> Response:
         """Delete an instance that has ended, with its history and its children."""
-        self._query(request)
+        self.query(request)
         try:
-            deleted = await self._bounded(self._client().purge(request.path_params["instance_id"]))
+            deleted = await self.bounded(self._client().purge(request.path_params["instance_id"]))
         except InstanceNotFinishedError as error:
             if (status := await self._client().find(error.instance_id)) is not None and status.is_terminal:
                 raise RequestError(503, str(error)) from None
@@ -190,11 +190,11 @@ class Routes:
 
     async def purge_many(self, request: Request) -> Response:
         """Delete all instances that have ended, of those that the filter names, with their children."""
-        which = self._query(request).instances()
+        which = self.query(request).instances()
         if which.created_from is None:
             raise RequestError(400, "Please provide value for 'createdTimeFrom' parameter.")
         in_time = self._client().purge_instances(which, timeout=self._server_timeout * PURGE_SHARE)
-        purged = await self._bounded(in_time)
+        purged = await self.bounded(in_time)
         if not purged.complete:
             return json_response({"instancesDeleted": purged.deleted, "isComplete": False})
         return json_response({"instancesDeleted": purged.deleted}, 200 if purged.deleted else 404)
@@ -230,13 +230,14 @@ class Routes:
         state = dict(zip(checks, (trouble or "ready" for trouble in troubles), strict=True))
         return json_response(state, 503 if any(troubles) else 200, {"Retry-After": "1"} if any(troubles) else None)
 
-    def _query(self, request: Request) -> Query:
+    def query(self, request: Request) -> Query:
+        """The request's parameters; refuses one for another hub."""
         query, hub = Query(request), self._client().hub.name
         if (asked := query.text("taskHub")) is not None and asked.lower() != hub.lower():
             raise RequestError(400, f"This server serves task hub {hub!r}, not {asked[:64]!r}.")
         return query
 
-    async def _bounded(self, call: Awaitable[T]) -> T:
+    async def bounded(self, call: Awaitable[T]) -> T:
         """Clients wait for servers as long as it takes; whoever asks over HTTP should hear that it takes long."""
         try:
             async with asyncio.timeout(self._server_timeout):
