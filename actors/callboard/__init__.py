@@ -1,5 +1,6 @@
 """Callboard: durable orchestrations in plain Python, on RabbitMQ and MongoDB."""
 
+from callboard.activity import ActivityContext, activity_context
 from callboard.app import App, Blueprint
 from callboard.client import Client, InstanceHandle, InstancesPage, InstanceStatus, PurgeResult
 from callboard.codecs.keys import Keys
@@ -7,6 +8,7 @@ from callboard.core.context import DurableTask, OrchestrationContext
 from callboard.core.failure import FailureDetails
 from callboard.core.retrying import RetryContext
 from callboard.errors import (
+    ActivityCancelledError,
     CallboardError,
     MessageFailedError,
     MessageRejectedError,
@@ -21,6 +23,8 @@ from callboard.retries import RetryPolicy
 from callboard.worker import Worker, WorkerOptions
 
 __all__ = [
+    "ActivityCancelledError",
+    "ActivityContext",
     "App",
     "Blueprint",
     "CallboardError",
@@ -45,4 +49,5 @@ __all__ = [
     "TaskHub",
     "Worker",
     "WorkerOptions",
+    "activity_context",
 ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args, overload
 
+from callboard.activity import ActivityOptions
 from callboard.codecs import CodecName, CodecOptions
 from callboard.codecs.keys import Keys
 from callboard.core.payloads import MAX_PAYLOAD
+from callboard.core.timeouts import Duration, Timeouts
 from callboard.core.versions import FailureStrategy, MatchStrategy, VersionRule
 from callboard.errors import ConfigurationError
 from callboard.registry import ActivityDefinition, OrchestrationDefinition, Registry, check_queue, check_version
@@ -78,6 +80,9 @@ class Blueprint:
         name: str | None = None,
         queue: str = "default",
         codec: CodecName | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
     ) -> Callable[[F], F]: ...
 
     def activity(
@@ -88,20 +93,31 @@ class Blueprint:
         name: str | None = None,
         queue: str = "default",
         codec: CodecName | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
     ) -> F | Callable[[F], F]:
         """Registers an activity: ``async def``, or ``def``, which runs in a thread. It runs at least once; make it idempotent.
+
+        A parameter annotated with `ActivityContext` is handed the run's context. Time limits are timedeltas, or seconds; a call may
+        set others.
 
         Args:
             name: The name it is called by; by default the function's own.
             queue: The queue that its calls go to; workers choose which queues they serve.
             codec: How its input and result are encoded; by default as the app says.
+            timeout: How long a run may take (start-to-close).
+            schedule_to_start: How long a call may wait until a worker begins it.
+            heartbeat_timeout: How long a run may be silent between heartbeats.
 
         Raises:
             RegistrationError: the name is taken or not allowed, or the signature cannot be bound.
+            ValueError: a time limit of nothing, or of more than 100 years.
         """
+        options = ActivityOptions(timeouts=Timeouts.of(timeout, schedule_to_start, heartbeat_timeout))
 
         def register(function: F) -> F:
-            definition = ActivityDefinition(name or function.__name__, function, check_queue(queue), codec)
+            definition = ActivityDefinition(name or function.__name__, function, check_queue(queue), codec, options)
             self.registry.add_activity(definition)
             return function
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from callboard.batching import Batcher
+from callboard.cancelling import Cancelling
 from callboard.core import effects as core
 from callboard.core.events import TimerCreated
 from callboard.core.failure import FailureDetails
@@ -94,6 +95,7 @@ class Effects:
         timers: Timers,
         replies: Replies,
         *,
+        cancelling: Cancelling,
         post: Callable[[Letter], bool],
         ended: Callable[[Commit], None],
     ) -> None:
@@ -104,6 +106,7 @@ class Effects:
         self._sender = Sender(packer, routes)
         self._timers = timers
         self._replies = replies
+        self._cancelling = cancelling
         self._post = post
         self._announce = ended
         self._in_flight: dict[tuple[str, int], Sending] = {}
@@ -154,6 +157,7 @@ class Effects:
         while not self.projector.idle and self._host.monotonic() < until:
             await self._host.sleep(0.01)
         await self.projector.aclose()
+        await self._cancelling.aclose()
         for batcher in self._batchers():
             await batcher.aclose()
 
@@ -184,6 +188,8 @@ class Effects:
                 case core.CallActivity(call):
                     call = msgspec.structs.replace(call, resent=True) if sending.again else call
                     self._packer.send(Destination.activities(call.queue), call, sending.hold().sent)
+                case core.CancelActivities(cancelled):
+                    self._cancelling.send(cancelled, sending.hold().sent)
                 case core.Tell(message):
                     self._tell(message, sending.hold())
                 case core.SendReply(inbox, reply):

@@ -16,6 +16,7 @@ CallboardError
 ├── MalformedMessageError           bytes from the broker that are no message of ours
 ├── OrchestrationNotRegisteredError no orchestration of that name
 ├── ActivityNotRegisteredError      no activity of that name
+├── ActivityCancelledError          raised in activities that should stop
 ├── InstanceNotFoundError
 ├── InstanceAlreadyExistsError      the id is in use by an instance that is not finished
 ├── InstanceNotRunningError         the operation needs an instance that is not finished
@@ -150,6 +151,14 @@ class ActivityNotRegisteredError(CallboardError):
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__(f"No activity is registered as {name!r}. {_known('Activities', known)}")
         self.name = name
+
+
+class ActivityCancelledError(CallboardError):
+    """Raised by ``heartbeat`` in an activity that should stop. Let it through, after cleaning up."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"Activity {name!r} should stop: {reason}.")
+        self.name, self.reason = name, reason
 
 
 def _known(what: str, names: list[str]) -> str:

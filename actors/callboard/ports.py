@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from callboard.core.events import Payload
 from callboard.core.instances import Commit, CommitKey, InstanceRecord, ParkedKind, Projection
-from callboard.core.messages import ActivityCall
+from callboard.core.messages import ActivityCall, TaskKey
 
 T = TypeVar("T")
 
@@ -192,6 +193,8 @@ class TimerRow(msgspec.Struct, frozen=True, kw_only=True):
     timer_id: int
     partition: int
     fire_at: datetime
+    of_task: bool = False
+    """Not a timer of the code's: by then the activity of that number must have begun (``schedule_to_start``)."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +203,42 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     call: ActivityCall
     partition: int
     worker_id: str
+    """Who runs it."""
+    started: datetime | None = None
+    """Since when, by that worker's clock."""
+    heartbeat: datetime | None = None
+    """When the activity sent its last heartbeat, by that worker's clock."""
+    details: Payload | None = None
+    """The progress that it sent with it."""
+    cancelled: bool = False
+    """Nobody waits for it any more."""
+    expired: bool = False
+    """Its worker has stopped renewing it."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """What a claimed activity has said of itself."""
+
+    task: TaskKey
+    at: datetime
+    details: Payload | None
+
+
+class Permits(msgspec.Struct, frozen=True, kw_only=True):
+    """How many permits of a hub-wide limit a worker would like to have in all."""
+
+    name: str
+    wanted: int
+    limit: int
+    """How many there are in the hub."""
+
+
+class Starts(msgspec.Struct, frozen=True):
+    """Starts that were reserved under a hub-wide rate limit."""
+
+    count: int
+    wait: float
+    """Seconds until the first of them; if there are none, until it is worth asking again."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -445,23 +484,57 @@ class Store(Protocol):
     # Claims on long activities
 
     async def claim(self, claim: Claim, *, ttl: float) -> bool:
-        """Takes (execution, task) for a worker: True if it is ours now (also again), False while another's claim is live."""
+        """Takes (execution, task) for a worker: True if it is ours now (also again).
+
+        False while another's claim is live, and once the one that is there has been cancelled.
+        """
         ...
 
-    async def renew_claims(self, worker_id: str, *, ttl: float) -> None:
-        """Extends all claims of a worker."""
+    async def renew_claims(
+        self, worker_id: str, heartbeats: Sequence[Heartbeat] = (), *, ttl: float
+    ) -> dict[TaskKey, bool]:
+        """Extends all claims of a worker, live or expired, and notes the heartbeats of those that it still holds.
+
+        Returns them, and of each whether it has been cancelled.
+        """
         ...
 
-    async def release_claim(self, call: ActivityCall, worker_id: str) -> None:
-        """Ends a claim if that worker still holds it, live or expired."""
+    async def cancel_claims(self, tasks: Sequence[TaskKey]) -> dict[TaskKey, str]:
+        """Marks the claims that there are on these tasks as cancelled; returns which, and their workers."""
         ...
 
-    async def claimed(self, call: ActivityCall) -> bool:
+    async def claims(self, instance_id: str) -> list[Claim]:
+        """All claims on activities of an instance, in order of execution and task."""
+        ...
+
+    async def release_claim(self, task: TaskKey, worker_id: str, *, if_expired: bool = False) -> None:
+        """Ends a claim if that worker still holds it, live or expired; ``if_expired``: only if it has not been renewed."""
+        ...
+
+    async def claimed(self, task: TaskKey) -> bool:
         """Whether a live claim exists."""
         ...
 
     async def expired_claims(self, partitions: Sequence[int], limit: int) -> list[Claim]:
         """Claims whose worker has stopped renewing them."""
+        ...
+
+    # Hub-wide limits of activities
+
+    async def hold_permits(self, worker_id: str, permits: Sequence[Permits], *, ttl: float) -> list[int]:
+        """Says how many permits a worker would like to hold, and returns how many it now does, of each limit in the order given.
+
+        It gets what it wants as far as other workers leave it: those whose permits were renewed within their time to live. What is
+        returned replaces what it held before, and lasts for ``ttl``; zero gives all of them back. So repeating is safe.
+        """
+        ...
+
+    async def reserve_starts(self, name: str, *, count: int, every: float, ahead: float) -> Starts:
+        """Reserves up to ``count`` starts under a hub-wide rate limit, each ``every`` seconds after the one before.
+
+        None is later than ``ahead`` seconds from now, so perhaps there is none. Repeated after a lost answer, starts are wasted, never
+        doubled.
+        """
         ...
 
     # Workers and leases
@@ -537,7 +610,7 @@ class Host(Protocol):
     def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> BackgroundTask: ...
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Runs a blocking function in a pool of threads."""
+        """Runs a blocking function in a pool of threads, in the context (``contextvars``) of whoever asks."""
         ...
 
     def worker_thread(self, name: str) -> WorkerThread:

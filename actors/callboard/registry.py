@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from callboard.activity import ActivityContext, ActivityOptions
 from callboard.codecs import check_codec
 from callboard.core.binding import Binding
 from callboard.core.codec import Content
@@ -56,18 +57,29 @@ class OrchestrationDefinition:
 class ActivityDefinition:
     """A registered activity function."""
 
-    def __init__(self, name: str, function: Callable[..., Any], queue: str, codec: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        queue: str,
+        codec: str | None = None,
+        options: ActivityOptions = ActivityOptions(),  # noqa: B008 - frozen
+    ) -> None:
         self.name = name
         self.function = function
         self.queue = queue
         self.codec = check_codec(codec)
+        self.options = options
         self.is_async = inspect.iscoroutinefunction(function)
-        self._binding = Binding(function, f"activity {name!r}", skip=0)
-        self.target = CallTarget(name=name, queue=queue, result_type=self._binding.result_type, codec=codec)
+        self._binding = Binding(function, f"activity {name!r}", skip=0, handed=ActivityContext)
+        self.target = CallTarget(
+            name=name, queue=queue, result_type=self._binding.result_type, codec=codec, timeouts=options.timeouts
+        )
 
-    def invoke(self, payload: Content | None) -> Any:
+    def invoke(self, payload: Content | None, context: ActivityContext | None = None) -> Any:
         """Calls the function with its decoded input: a coroutine, or for a plain function its result."""
-        return self.function(**self._binding.bind(payload))
+        handed = {} if self._binding.handed is None else {self._binding.handed: context}
+        return self.function(**self._binding.bind(payload), **handed)
 
 
 class Registry:

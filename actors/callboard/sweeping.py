@@ -7,11 +7,10 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
-import msgspec
-
+from callboard.activities.lapses import after_lapse
 from callboard.bodies import restored
 from callboard.core.instances import Commit
-from callboard.core.messages import StartExecution, Wake
+from callboard.core.messages import ActivityCall, StartExecution, TaskResult, Wake
 from callboard.effects import Effects
 from callboard.errors import UnavailableError
 from callboard.mailbox import Letter
@@ -121,15 +120,25 @@ class Sweeper:
 
     def _resend(self, claim: Claim) -> None:
         """Sends a long activity again whose worker is gone. The claim is let go after that: until then it is swept again."""
-        call = msgspec.structs.replace(claim.call, resent=True)
+        again = after_lapse(claim, self._host.now())
 
         def sent(error: BaseException | None) -> None:
             if error is None:
-                self._host.spawn(self._store.release_claim(call, claim.worker_id), name="callboard release claim")
+                self._host.spawn(self._let_go(claim), name="callboard release claim")
             else:
                 log.warning("A long activity whose worker is gone could not be sent again yet: %s", error)
 
-        self._packer.send(Destination.activities(call.queue), call, sent)
+        match again:
+            case None:
+                sent(None)
+            case ActivityCall():
+                self._packer.send(Destination.activities(again.queue), again, sent)
+            case TaskResult():
+                log.error("Activity %s of %s has lost worker after worker", claim.call.name, claim.call.instance_id)
+                self._post(Letter(again, _Told(sent)))
+
+    async def _let_go(self, claim: Claim) -> None:
+        await self._store.release_claim(claim.call.key, claim.worker_id, if_expired=True)
 
     async def _wake_parked(self, partitions: frozenset[int]) -> None:
         """A new owner may run other code than the last one: parked instances try again."""
@@ -138,3 +147,16 @@ class Sweeper:
             for parked in page:
                 self._post(Letter(Wake(instance_id=parked.instance_id)))
             last = page[-1].instance_id
+
+
+class _Told:
+    """The failure of a call whose workers die: its claim is let go when the failure is in history."""
+
+    def __init__(self, sent: Callable[[BaseException | None], None]) -> None:
+        self._sent = sent
+
+    def settle(self) -> None:
+        self._sent(None)
+
+    def abandon(self) -> None:
+        """The partition's next owner sweeps the claim."""

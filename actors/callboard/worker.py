@@ -13,9 +13,10 @@ import msgspec
 
 from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
 from callboard.app import App
+from callboard.cancelling import Cancelling
 from callboard.consumers import PartitionConsumers
 from callboard.core.instances import Commit
-from callboard.core.messages import Watch, WorkersChanged
+from callboard.core.messages import ActivitiesCancelled, Watch, WorkersChanged
 from callboard.effects import Effects
 from callboard.errors import ConfigurationError, MalformedMessageError, UnavailableError
 from callboard.host import SystemHost
@@ -147,6 +148,7 @@ class Worker:
             self.routes,
             self.timers,
             replies,
+            cancelling=Cancelling(hub.store, host, self.packer, self.worker_id, self._on_cancelled, ttl=options.lease),
             post=self._post,
             ended=self.watchers.ended,
         )
@@ -319,7 +321,13 @@ class Worker:
             messages = ()
         if any(isinstance(message, WorkersChanged) for message in messages):
             self.ownership.look_again()
+        for message in messages:
+            if isinstance(message, ActivitiesCancelled):
+                self._on_cancelled(message)
         delivery.ack()
+
+    def _on_cancelled(self, message: ActivitiesCancelled) -> None:
+        self.activities.cancel(message)
 
     def _seen(self, view: HubView) -> None:
         self.routes.update(view.leases)

@@ -19,7 +19,7 @@ import msgspec
 
 from callboard.core.events import Payload
 from callboard.core.instances import Commit, InstanceRecord, Projection
-from callboard.core.messages import ActivityCall
+from callboard.core.messages import ActivityCall, TaskKey
 from callboard.ports import Claim, Lease, Quarantined, TimerRow, WorkerInfo
 from callboard_store.rules import MAX_QUARANTINED, key_end, key_start
 
@@ -185,7 +185,7 @@ def timer_id(timer: TimerRow) -> str:
 
 
 def timer_document(timer: TimerRow) -> Document:
-    return {
+    document: Document = {
         "_id": timer_id(timer),
         "instanceId": timer.instance_id,
         "executionId": timer.execution_id,
@@ -193,6 +193,7 @@ def timer_document(timer: TimerRow) -> Document:
         "partition": timer.partition,
         "fireAt": timer.fire_at,
     }
+    return document | {"ofTask": True} if timer.of_task else document
 
 
 def timer_of(document: Document) -> TimerRow:
@@ -202,28 +203,49 @@ def timer_of(document: Document) -> TimerRow:
         timer_id=document["timerId"],
         partition=document["partition"],
         fire_at=document["fireAt"],
+        of_task=document.get("ofTask", False),
     )
 
 
-def call_id(call: ActivityCall) -> str:
+def call_id(task: TaskKey) -> str:
     """The key of the claim on an activity call."""
-    return f"{execution_start(call.instance_id, call.execution_id)}{call.task_scheduled_id}"
+    return f"{execution_start(task.instance_id, task.execution_id)}{task.task_scheduled_id}"
 
 
 def claim_fields(claim: Claim) -> Document:
-    """A claim, without its key and its expiry."""
-    return {
-        "instanceId": claim.call.instance_id,
-        "executionId": claim.call.execution_id,
+    """A claim, without its key and its expiry. What a person looks for stands outside the call."""
+    call = claim.call
+    fields = {
+        "instanceId": call.instance_id,
+        "executionId": call.execution_id,
+        "activity": call.name,
+        "attempt": call.attempt,
         "partition": claim.partition,
         "workerId": claim.worker_id,
-        "call": encode(claim.call),
+        "started": claim.started,
+        "heartbeat": claim.heartbeat,
+        "details": claim.details,
+        "call": encode(call),
     }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def claim_of(document: Document) -> Claim:
-    call = msgspec.convert(document["call"], ActivityCall, builtin_types=_DATES)
-    return Claim(call=call, partition=document["partition"], worker_id=document["workerId"])
+    return Claim(
+        call=msgspec.convert(document["call"], ActivityCall, builtin_types=_DATES),
+        partition=document["partition"],
+        worker_id=document["workerId"],
+        started=document.get("started"),
+        heartbeat=document.get("heartbeat"),
+        details=document.get("details"),
+        cancelled=document.get("cancelled", False),
+        expired=document["expired"],
+    )
+
+
+def task_of(document: Document) -> TaskKey:
+    """Which call a claim is on."""
+    return TaskKey(document["instanceId"], document["executionId"], document["call"]["taskScheduledId"])
 
 
 # --- Workers, leases, quarantine --------------------------------------------------------------------------------------

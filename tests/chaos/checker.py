@@ -167,7 +167,7 @@ def check_ends(commits: Sequence[Commit]) -> Iterator[str]:
                     if action is None or not isinstance(event, ENDS[type(action)]):
                         yield f"commit {commit.n} has {type(event).__name__} for {ending}, which is {type(action).__name__}"
                     ended[ending] += 1
-            ended.update(timer for timer in commit.timers_cancelled if timer in actions)
+            ended.update(number for number in (*commit.timers_cancelled, *commit.tasks_cancelled) if number in actions)
         killed = execution[-1].runtime_status == "Terminated"
         for number, action in actions.items():
             if ended[number] > 1 or not (ended[number] or killed):

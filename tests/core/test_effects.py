@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 
 from callboard.core.effects import (
     CallActivity,
+    CancelActivities,
     ClearExecutionTimers,
     ClearTimer,
     Effect,
@@ -22,7 +24,7 @@ from callboard.core.effects import (
 )
 from callboard.core.events import ParentInstance, TaskScheduled
 from callboard.core.instances import Commit, derived_execution_id, partition_of
-from callboard.core.messages import ChildResult, ContinueExecution, RaiseEvent, Terminate
+from callboard.core.messages import ActivitiesCancelled, ChildResult, ContinueExecution, RaiseEvent, Terminate
 from tests.core.support import DECLINED, PARTITIONS, Instance, at, started, through_json
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ def effects(commit: Commit) -> list[Effect]:
     assert derive(commit, PARTITIONS) == derived
     assert derive(through_json([commit])[0], PARTITIONS) == derived
     return derived
+
+
+def cancelled(*tasks: int) -> CancelActivities:
+    return CancelActivities(ActivitiesCancelled(instance_id="one", execution_id="e" * 32, tasks=tasks))
 
 
 async def everything(context: OrchestrationContext) -> str:
@@ -125,8 +131,9 @@ def test_the_end_clears_the_timers_and_tells_the_parent(how: str) -> None:
         if how == "terminated"
         else instance.result(0, failure=DECLINED if how == "failed" else None)
     )
-    clear, told = effects(instance.commit(message, after=2))
+    clear, told, *others = effects(instance.commit(message, after=2))
     assert clear == ClearExecutionTimers()
+    assert others == ([cancelled(0)] if how == "terminated" else [])
     assert isinstance(told, Tell)
     result = told.message
     assert isinstance(result, ChildResult)
@@ -145,10 +152,77 @@ def test_the_end_clears_the_timers_and_tells_the_parent(how: str) -> None:
         assert result.failure.is_non_retriable
 
 
+async def changes_its_mind(context: OrchestrationContext) -> str:
+    first, second = context.call_activity("first"), context.call_activity("second")
+    context.call_activity("never sent").cancel()
+    await context.wait_for_external_event("go")
+    first.cancel()
+    return str(await second)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_cancelled_activity_is_told_so_once_and_its_late_result_means_nothing(*, cold: bool) -> None:
+    instance = started(changes_its_mind)
+    assert instance.commits[0].tasks_cancelled == (2,)
+    called = [effect.call.name for effect in effects(instance.commits[0]) if isinstance(effect, CallActivity)]
+    assert called == ["first", "second"]
+    if cold:
+        instance.forget()
+    commit = instance.commit(instance.event("go"))
+    assert commit.tasks_cancelled == (0,)
+    assert effects(commit) == [cancelled(0)]
+    if cold:
+        instance.forget()
+    late = instance.deliver(instance.result(0, "late"))
+    assert (late.commit, late.duplicates, late.unknown) == (None, 1, ())
+    end = instance.commit(instance.result(1, "done"))
+    assert (end.tasks_cancelled, instance.output) == ((), "done")
+
+
+def test_an_activity_that_ended_in_the_turn_that_cancels_it_is_not_told() -> None:
+    async def races(context: OrchestrationContext) -> None:
+        task = context.call_activity("work")
+        await context.wait_for_external_event("go")
+        task.cancel()
+        await context.wait_for_external_event("never")
+
+    instance = started(races)
+    commit = instance.commit(instance.event("go"), instance.result(0))
+    assert commit.tasks_cancelled == ()
+
+
+async def gives_up(context: OrchestrationContext) -> str:
+    try:
+        async with asyncio.timeout(5):
+            await context.call_activity("slow")
+    except TimeoutError:
+        return "too slow"
+    return "in time"
+
+
+def test_a_timeout_cancels_what_it_waited_for() -> None:
+    instance = started(gives_up)
+    commit = instance.commit(instance.timer(0), after=5)
+    assert instance.output == "too slow"
+    assert commit.tasks_cancelled == (1,)
+
+
+@pytest.mark.parametrize("how", ["parked", "suspended"])
+def test_what_does_not_run_cancels_nothing_but_by_its_end(how: str) -> None:
+    instance = started(changes_its_mind)
+    if how == "parked":
+        instance.become(None)
+    else:
+        instance.commit(instance.suspend())
+    assert instance.commit(instance.event("go")).tasks_cancelled == ()
+    assert instance.commit(instance.terminate()).tasks_cancelled == (0, 1)
+
+
 def test_an_orphan_tells_nobody() -> None:
     instance = started(everything)
     instance.commit(instance.event("go"))
-    assert effects(instance.commit(instance.event("end"))) == [ClearExecutionTimers()]
+    cancel = cancelled(0)
+    assert effects(instance.commit(instance.event("end"))) == [ClearExecutionTimers(), cancel]
 
 
 def test_continue_as_new_clears_the_timers_and_goes_on() -> None:
@@ -156,7 +230,11 @@ def test_continue_as_new_clears_the_timers_and_goes_on() -> None:
     instance.commit(instance.event("go"))
     commit = instance.commit(instance.event("end", "again"))
     follow = derived_execution_id("e" * 32, 2, "continued")
-    assert effects(commit) == [ClearExecutionTimers(), Tell(ContinueExecution(instance_id="one", execution_id=follow))]
+    assert effects(commit) == [
+        ClearExecutionTimers(),
+        Tell(ContinueExecution(instance_id="one", execution_id=follow)),
+        cancelled(0),
+    ]
 
 
 def test_termination_reaches_the_child_by_its_execution_with_an_id_of_its_own() -> None:

@@ -214,7 +214,7 @@ def test_cancelling_during_an_attempt_makes_no_other() -> None:
 
     instance = started(impatient)
     instance.commit(instance.timer(1), after=5)
-    instance.commit(instance.result(0, failure=DECLINED))
+    assert instance.deliver(instance.result(0, failure=DECLINED)).duplicates == 1
     instance.commit(instance.event("end", "on"))
     assert instance.output == "on"
     assert attempts(instance) == [("TaskScheduled", 0), ("TimerCreated", 1)]

@@ -240,6 +240,21 @@ def test_failure_and_termination_show() -> None:
     assert (call.name, whole.attributes["durabletask.task.status"]) == ("activity:work", "Terminated")
 
 
+def test_a_cancelled_call_has_its_span_when_it_is_cancelled() -> None:
+    async def changes_its_mind(context: OrchestrationContext) -> None:
+        call = context.call_activity("work")
+        await context.wait_for_external_event("go")
+        call.cancel()
+        await context.wait_for_external_event("end")
+
+    instance = traced(changes_its_mind)
+    event, call = instance.take(instance.event("go"), after=3)
+    assert shown([event, call]) == [("consumer", "orchestration_event:go"), ("client", "activity:work")]
+    assert (call.start, call.end) == (at(0), at(3))
+    _, whole = instance.take(instance.event("end"))
+    assert whole.kind == "server"
+
+
 def test_an_instance_terminated_before_it_began_has_its_span() -> None:
     instance = Traced(hello)
     (whole,) = instance.take(instance.terminate("never mind"))

@@ -7,16 +7,18 @@ import asyncio
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
 from callboard import App, OrchestrationContext
 from callboard.activities import results, runner
+from callboard.activities.runs import Run
 from callboard.core.events import TaskCompleted, TaskFailed
 from callboard.core.messages import ActivityCall
 from callboard.errors import BrokerUnavailableError, OrchestrationFailedError
-from callboard.packs import decode_pack, encode_pack
+from callboard.packs import decode_pack
 from callboard.ports import Destination, DestinationKind
-from tests.runtime.support import Failing, Player, Stage, a_while, eventually, to
+from tests.runtime.support import Failing, Gate, Player, Stage, a_while, eventually, to
 
 pytestmark = pytest.mark.usefixtures("fast")
 
@@ -159,7 +161,7 @@ async def test_a_long_activity_claims_its_task_and_lets_its_message_go() -> None
         await eventually(lambda: runner.store.counts["claim"] and not runner.broker.unacked(QUEUE))
         (call,) = (call for player in stage.players for call in player.broker.published("activities"))
         assert isinstance(call, ActivityCall)
-        assert await stage.store.claimed(call)
+        assert await stage.store.claimed(call.key)
         runner.broker.drop_connection()
         await a_while()
         assert work.started == [0], "its message was let go, so it does not come again"
@@ -169,7 +171,7 @@ async def test_a_long_activity_claims_its_task_and_lets_its_message_go() -> None
 
 
 async def _unclaimed(stage: Stage, call: ActivityCall) -> bool:
-    return not await stage.store.claimed(call)
+    return not await stage.store.claimed(call.key)
 
 
 async def test_a_long_activity_whose_worker_is_gone_is_sent_again_when_its_claim_lapses() -> None:
@@ -195,16 +197,54 @@ async def test_a_long_activity_whose_worker_is_gone_is_sent_again_when_its_claim
 
 
 async def test_a_call_that_is_sent_again_does_not_run_beside_a_live_claim() -> None:
+    work, other = Work(), Work()
+    async with Stage() as stage:
+        runner = claims_soon(await stage.worker(work.app, only="activities", drain=0.05))
+        call = call_of("a", 7)
+        await stage.publish(QUEUE, call)
+        await eventually(lambda: runner.store.counts["claim"] and not runner.broker.unacked(QUEUE))
+        second = await stage.worker(other.app, only="activities")
+        for _ in range(2):  # one for each of them
+            await stage.publish(QUEUE, msgspec.structs.replace(call, resent=True))
+        await eventually(lambda: second.store.counts["claimed"] == 1)
+        await eventually(lambda: not second.broker.unacked(QUEUE) and not runner.broker.unacked(QUEUE))
+        assert (work.started, other.started) == ([7], [])
+
+
+async def test_a_call_that_comes_again_to_the_worker_that_runs_it_is_kept_until_its_claim_is_sure() -> None:
     work = Work()
     async with Stage() as stage:
         runner = claims_soon(await stage.worker(work.app, only="activities", drain=0.05))
         call = call_of("a", 7)
         await stage.publish(QUEUE, call)
-        await eventually(lambda: runner.store.counts["claim"])
-        await stage.publish_bytes(QUEUE, encode_pack([call]).replace(b'"type"', b'"resent":true,"type"'))
-        await eventually(lambda: runner.store.counts["claimed"] == 1)
-        await eventually(lambda: runner.broker.unacked(QUEUE) == 0)
+        await eventually(lambda: runner.store.counts["claim"] == 1 and not runner.broker.unacked(QUEUE))
+        gate = runner.store.before["claim"] = Gate(lambda _claim: True)
+        await stage.publish(QUEUE, msgspec.structs.replace(call, resent=True))
+        await eventually(lambda: gate.waiting)
+        assert runner.broker.unacked(QUEUE) == 1
+        gate.open()
+        await eventually(lambda: not runner.broker.unacked(QUEUE))
         assert work.started == [7]
+
+
+async def test_a_reconnect_does_not_run_what_runs_already() -> None:
+    work = Work()
+    async with Stage() as stage:
+        await stage.worker(work.app, only="orchestrations")
+        runner = await stage.worker(work.app, only="activities")
+        handle = await (await stage.client(work.app)).start(work.fan_out, 1, instance_id="a")
+        await eventually(lambda: work.running == 1)
+        runner.broker.drop_connection()
+        await eventually(lambda: len(run_of(runner).accounts) == 2, "the same call is delivered again")
+        work.go.set()
+        assert await handle.result(5) == 0
+        assert work.started == [0]
+        await eventually(lambda: not runner.broker.unacked(QUEUE))
+
+
+def run_of(player: Player) -> Run:
+    (run,) = player.worker.activities._running
+    return run
 
 
 async def test_a_call_that_ends_while_it_is_being_claimed_leaves_no_claim() -> None:
@@ -224,7 +264,7 @@ async def test_a_call_that_ends_while_it_is_being_claimed_leaves_no_claim() -> N
         await eventually(lambda: not work.running and work.started and runner.worker.activities.idle)
         ended.set()
         await eventually(lambda: runner.store.counts["release_claim"])
-        assert not await stage.store.claimed(call)
+        assert not await stage.store.claimed(call.key)
 
 
 # Results

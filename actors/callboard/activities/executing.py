@@ -3,48 +3,68 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeAlias
 
+from callboard.activities.runs import Run, Stop
 from callboard.activities.values import Values
+from callboard.activity import ActivityContext, entered
 from callboard.core.codec import Content
 from callboard.core.failure import FailureDetails
-from callboard.core.messages import ActivityCall, TaskResult
+from callboard.core.messages import TaskResult
 from callboard.ports import Host
-from callboard.registry import ActivityDefinition, Registry
+from callboard.registry import ActivityDefinition
+
+#: What a function returned, encoded, or why it did not.
+Outcome: TypeAlias = Content | FailureDetails | None
 
 
-async def result_of(call: ActivityCall, registry: Registry, host: Host, values: Values) -> TaskResult:
-    """Runs an activity. Whatever it raises is its result; only a cancellation from outside comes out of here."""
-    outcome: Content | FailureDetails | None
+async def outcome_of(run: Run, definition: ActivityDefinition, host: Host, values: Values) -> Outcome:
+    """Runs an activity. Whatever it raises is its outcome.
+
+    Raises:
+        asyncio.CancelledError: the worker ends, or the run was told to stop.
+    """
+    context = ActivityContext(run)
     try:
-        definition = registry.require_activity(call.name)
-        given = values.given(call)
-        if definition.is_async:
-            outcome = values.encoded(definition, await definition.invoke(given))
-        else:
-            outcome = await host.in_thread(lambda: _outcome_of(definition, given, values))
+        given = values.given(run.call)
+        with entered(context):
+            if definition.is_async:
+                return values.encoded(definition, await definition.invoke(given, context))
+            return await host.in_thread(lambda: _in_thread(definition, given, context, values))
     except asyncio.CancelledError as error:
         if _is_cancelled():
-            raise  # from outside: the worker ends, and the call's message goes back to the queue
-        outcome = FailureDetails.from_exception(error)
+            raise
+        return FailureDetails.from_exception(error)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is its result
-        outcome = FailureDetails.from_exception(error)
+        return FailureDetails.from_exception(error)
+
+
+def result_of(run: Run, outcome: Outcome, host: Host, values: Values) -> TaskResult:
+    """The message that tells the instance."""
     failure = outcome if isinstance(outcome, FailureDetails) else None
     return TaskResult(
-        instance_id=call.instance_id,
-        execution_id=call.execution_id,
-        task_scheduled_id=call.task_scheduled_id,
+        instance_id=run.call.instance_id,
+        execution_id=run.call.execution_id,
+        task_scheduled_id=run.call.task_scheduled_id,
         at=host.now(),
-        result=None if isinstance(outcome, FailureDetails) else values.sealed(call, outcome),
+        result=None if isinstance(outcome, FailureDetails) else values.sealed(run.call, outcome),
         failure=failure,
+        heartbeat_details=run.details if failure is not None else None,
     )
 
 
-def _outcome_of(
-    definition: ActivityDefinition, given: Content | None, values: Values
-) -> Content | FailureDetails | None:
+def interrupt_by_cancelling(run: Run) -> None:
+    """How an ``async def`` is told to stop; a thread looks for itself."""
+    if run.task is not None and run.stop is not Stop.WORKER_STOPS:
+        run.task.cancel()
+
+
+def _in_thread(
+    definition: ActivityDefinition, given: Content | None, context: ActivityContext, values: Values
+) -> Outcome:
     """Runs a plain function. Its errors are caught in its own thread: not every exception may cross into the event loop's."""
     try:
-        return values.encoded(definition, definition.invoke(given))
+        return values.encoded(definition, definition.invoke(given, context))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is its result
         return FailureDetails.from_exception(error)
 

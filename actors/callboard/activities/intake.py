@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from callboard.batching import retrying
 from callboard.core.messages import ActivityCall
@@ -44,6 +44,12 @@ class CallAccount:
             self._delivery_calls.settle()
 
 
+class Take(Protocol):
+    """Is handed each call; ``redelivered``: it may have been before."""
+
+    def __call__(self, call: ActivityCall, account: CallAccount, *, redelivered: bool) -> None: ...
+
+
 class Intake:
     """Consumes activity queues.
 
@@ -56,7 +62,7 @@ class Intake:
         broker: Broker,
         host: Host,
         quarantine: Quarantine,
-        take: Callable[[ActivityCall, CallAccount], None],
+        take: Take,
         *,
         prefetch: int,
     ) -> None:
@@ -94,7 +100,7 @@ class Intake:
             self._host.spawn(self._publish_singly(calls, shared), name="callboard single calls")
             return
         for call in calls:
-            self._take(call, CallAccount(shared))
+            self._take(call, CallAccount(shared), redelivered=delivery.redelivered)
 
     async def _publish_singly(self, calls: list[ActivityCall], shared: DeliveryCalls) -> None:
         for call in calls:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 
 from callboard.activities.claims import Claims
-from callboard.activities.executing import result_of
+from callboard.activities.executing import Outcome, interrupt_by_cancelling, outcome_of, result_of
 from callboard.activities.intake import CallAccount, Intake
 from callboard.activities.results import Results
-from callboard.activities.runs import Run
+from callboard.activities.runs import Run, Stop
 from callboard.activities.values import Values
+from callboard.activities.watching import overdue
 from callboard.core.codec import JSON, Codec
-from callboard.core.messages import ActivityCall
-from callboard.errors import UnavailableError
+from callboard.core.failure import FailureDetails
+from callboard.core.messages import ActivitiesCancelled, ActivityCall, TaskKey
+from callboard.core.timeouts import NONE, Timeouts, began_too_late
+from callboard.errors import CallboardError, UnavailableError
 from callboard.mailbox import Letter
 from callboard.packs import Sent
 from callboard.ports import Broker, Host, Store
@@ -31,6 +36,8 @@ CONCURRENCY = 100
 STARTS_WITHIN = 5.0
 #: How often waiting and running calls are looked through, in seconds.
 LOOK = 1.0
+#: How many cancelled calls are remembered, should they come yet.
+MOST_CANCELLED = 10_000
 
 
 class ActivityRunner:
@@ -59,16 +66,19 @@ class ActivityRunner:
         self._host = host
         self._registry = registry
         self._sender = sender
+        self._worker_id = worker_id
         self._concurrency = concurrency
         self._tracing = tracing
         self._values = Values(codec, quarantine)
         self._intake = Intake(broker, host, quarantine, self._take, prefetch=concurrency)
-        self._results = Results(host, sender, post=post, arrived=self._over)
-        self.claims = Claims(store, host, sender, worker_id)
+        self._results = Results(host, sender, post=post, arrived=self._settle)
+        self.claims = Claims(store, host, sender, worker_id, self._stop)
+        self._calls: dict[TaskKey, Run] = {}
+        """Whatever waits or runs here and has not been told to stop."""
         self._waiting: deque[Run] = deque()
-        self._running: set[Run] = set()
+        self._running: dict[Run, None] = {}
+        self._cancelled: OrderedDict[TaskKey, None] = OrderedDict()
         self._draining = False
-        self._stopped = False
         self.executed = 0
 
     async def serve(self, queue: str) -> None:
@@ -95,65 +105,176 @@ class ActivityRunner:
         until = self._host.monotonic() + deadline
         while self._running and self._host.monotonic() < until:
             await self._host.sleep(0.02)
-        self._stopped = True
+        left = [run for run in self._running if not run.settled and not run.told]
+        for run in left:
+            self._stop(run, Stop.WORKER_STOPS)
+        try:
+            await self.claims.hand_over(left)
+        except CallboardError as error:
+            log.warning("Claims could not be handed over; they lapse soon: %s", error)
         for run in list(self._running):
             if run.task is not None:
                 run.task.cancel()
         await self._intake.aclose()
 
+    def cancel(self, message: ActivitiesCancelled) -> None:
+        """Nobody waits for these any more. What is not here yet is not begun when it comes."""
+        for number in message.tasks:
+            key = TaskKey(message.instance_id, message.execution_id, number)
+            run = self._calls.get(key)
+            if run is not None:
+                self._stop(run, Stop.CANCELLED)
+            else:
+                self._cancelled[key] = None
+        while len(self._cancelled) > MOST_CANCELLED:
+            self._cancelled.popitem(last=False)
+
     # What waits
 
-    def _take(self, call: ActivityCall, account: CallAccount) -> None:
-        self._waiting.append(Run(call, account, self._host.monotonic()))
+    def _take(self, call: ActivityCall, account: CallAccount, *, redelivered: bool) -> None:
+        run = self._calls.get(call.key)
+        if run is not None:
+            run.attach(account)
+        elif call.key in self._cancelled:
+            account.settle()
+        else:
+            clock, monotonic = self._host.now, self._host.monotonic
+            run = Run(call, account, self._worker_id, now=clock, monotonic=monotonic, redelivered=redelivered)
+            self._wait(run)
+
+    def _wait(self, run: Run) -> None:
+        self._calls[run.key] = run
+        self._waiting.append(run)
         self._start_waiting()
 
     def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < self._concurrency and not self._draining:
             run = self._waiting.popleft()
-            run.since = self._host.monotonic()
-            self._running.add(run)
-            run.task = self._host.spawn(self._execute(run), name=f"callboard activity {run.call.name}")
+            if run.stop is None:
+                self._running[run] = None
+                run.task = self._host.spawn(self._execute(run), name=f"callboard activity {run.call.name}")
 
     def _give_back(self) -> None:
         """Gives calls that wait too long back to the queue: another worker may be free."""
         now = self._host.monotonic()
         while self._waiting and now - self._waiting[0].since > STARTS_WITHIN:
             run = self._waiting.popleft()
-            self._sender.call(run.call, self._given_back(run))
+            if run.stop is None:
+                self._forget(run)
+                self._sender.call(run.call, self._given_back(run))
 
     def _given_back(self, run: Run) -> Sent:
         def sent(error: BaseException | None) -> None:
             if error is None:
-                run.account.settle()
-            else:
-                log.warning("A waiting call of %s could not be given back: %s", run.call.name, error)
+                run.let_go()
+                return
+            log.warning("A waiting call of %s could not be given back: %s", run.call.name, error)
+            again = self._calls.get(run.key)
+            if again is None:
                 run.since = self._host.monotonic()
-                self._waiting.append(run)
-                self._start_waiting()
+                self._wait(run)
+            else:
+                for account in run.accounts:
+                    again.attach(account)
 
         return sent
 
     # What runs
 
     async def _execute(self, run: Run) -> None:
-        if run.call.resent and await self.claims.held_elsewhere(run.call):
-            run.task = None
-            self._over(run)
-            return
-        with self._tracing.running(run.call) as span:
-            result = await result_of(run.call, self._registry, self._host, self._values)
-            if result.failure is not None:
-                span.failed(result.failure)
-        run.task = None
-        if self._stopped:
-            return  # cancelled by us: its message goes back to the queue, and the activity runs again elsewhere
-        self.executed += 1
-        self._results.deliver(run, result)
+        try:
+            if await self._may_begin(run):
+                with self._tracing.running(run.call) as span:
+                    outcome = await self._outcome(run)
+                    if isinstance(outcome, FailureDetails):
+                        span.failed(outcome)
+                self._tell(run, outcome)
+        except asyncio.CancelledError:
+            if run.stop is None or run.stop is Stop.WORKER_STOPS:
+                raise  # the worker ends: the message goes back to the queue, and the activity runs again elsewhere
+        finally:
+            self._ended(run)
 
-    def _over(self, run: Run) -> None:
-        """Nothing of it is left to do here: it may be forgotten."""
-        self._running.discard(run)
-        self._start_waiting()
-        run.account.settle()
-        if run.claimed:
-            self.claims.release(run)
+    async def _may_begin(self, run: Run) -> bool:
+        """Looks for what speaks against it, as far as anything can: most calls cost no question here."""
+        call = run.call
+        if (call.resent or run.redelivered) and await self.claims.held_elsewhere(run):
+            self._settle(run)
+            return False
+        if call.start_by is not None and self._host.now() > call.start_by:
+            self._tell(run, began_too_late())
+            return False
+        if (call.lapses or call.start_by is not None) and not await self.claims.take(run):
+            self._settle(run)
+            return False
+        return run.stop is None
+
+    async def _outcome(self, run: Run) -> Outcome:
+        try:
+            definition = self._registry.require_activity(run.call.name)
+        except CallboardError as error:
+            return FailureDetails.from_exception(error)
+        if definition.is_async:
+            run.interrupt = partial(interrupt_by_cancelling, run)
+        run.begin()
+        limits = Timeouts(start_to_close=run.call.start_to_close, heartbeat=run.call.heartbeat_timeout)
+        limits = limits.over(definition.options.timeouts)
+        if limits != NONE:
+            run.watch = self._host.spawn(self._watch(run, limits), name=f"callboard watch {run.call.name}")
+        return await outcome_of(run, definition, self._host, self._values)
+
+    async def _watch(self, run: Run, limits: Timeouts) -> None:
+        """Ends a run that is over a time limit; what its function does after that is its own affair."""
+        while (verdict := overdue(run, limits, self._host.monotonic())) is not None:
+            if isinstance(verdict, FailureDetails):
+                self._time_out(run, verdict)
+                return
+            await self._host.sleep(verdict)
+
+    def _time_out(self, run: Run, verdict: FailureDetails) -> None:
+        if not run.told and run.stop is None:
+            log.warning("Activity %s of %s timed out: %s", run.call.name, run.call.instance_id, verdict.error_message)
+            self._tell(run, verdict)
+            self._stop(run, Stop.TIMED_OUT)
+
+    def _tell(self, run: Run, outcome: Outcome) -> None:
+        """The run's result is on its way, unless nobody wants one."""
+        if not run.told and run.stop is None:
+            run.told = True
+            self.executed += 1
+            self._results.deliver(run, result_of(run, outcome, self._host, self._values))
+
+    def _stop(self, run: Run, why: Stop) -> None:
+        """Tells a run to stop. Its place becomes free when its function has ended."""
+        if run.stop is not None:
+            return
+        run.stop = why
+        self._forget(run)
+        if why in (Stop.CANCELLED, Stop.SUPERSEDED):
+            self._settle(run)
+        run.interrupt()
+
+    # The end of a run
+
+    def _ended(self, run: Run) -> None:
+        run.task, run.ended = None, True
+        if run.watch is not None:
+            run.watch.cancel()
+        self._leave(run)
+
+    def _settle(self, run: Run) -> None:
+        """Its result has arrived, or nobody waits for one."""
+        run.settled = True
+        self._forget(run)
+        run.let_go()
+        self.claims.release(run)
+        self._leave(run)
+
+    def _leave(self, run: Run) -> None:
+        if run.ended and run.settled and run in self._running:
+            del self._running[run]
+            self._start_waiting()
+
+    def _forget(self, run: Run) -> None:
+        if self._calls.get(run.key) is run:
+            del self._calls[run.key]

@@ -15,9 +15,16 @@ from callboard.errors import InvalidPayloadError, RegistrationError
 
 
 class Binding:
-    """How an input becomes arguments: one parameter takes it as it is; several take a JSON object by name; none ignores it."""
+    """How an input becomes arguments: one parameter takes it as it is; several take a JSON object by name; none ignores it.
 
-    def __init__(self, function: Callable[..., Any], what: str, *, skip: int) -> None:
+    Args:
+        function: Whose parameters.
+        what: How errors name it.
+        skip: How many of the first parameters are not for the input.
+        handed: A parameter annotated with this class is not for the input either; ``self.handed`` is its name.
+    """
+
+    def __init__(self, function: Callable[..., Any], what: str, *, skip: int, handed: type | None = None) -> None:
         self._what = f"The input of {what}"
         parameters = list(inspect.signature(function).parameters.values())
         if len(parameters) < skip:
@@ -28,7 +35,11 @@ class Binding:
         self.result_type = payloads.decodable(hints.get("return", Any))
         self._parameters: dict[str, tuple[Any, bool]] = {}
         self._positional = any(each.kind is each.POSITIONAL_ONLY for each in parameters)
+        self.handed: str | None = None
         for parameter in parameters[skip:]:
+            if handed is not None and hints.get(parameter.name) is handed:
+                self.handed = parameter.name
+                continue
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise RegistrationError(f"{what} has a *{parameter.name} parameter: name each parameter instead.")
             optional = parameter.default is not parameter.empty

@@ -26,7 +26,7 @@ class DurableTask(DeterministicFuture[T]):
     """Something an orchestration waits for: an activity, a child, a timer, an external event. Await it, or yield it in a generator.
 
     It was scheduled when it was made. Cancelling it stops the waiting: a timer is taken back, an event waiter is removed from
-    the line; an activity or a child that has been started goes on, and its result is ignored.
+    the line, an activity is told to stop (as best it can) and its result ignored; a child that has been started goes on.
     """
 
     __slots__ = ("_when_cancelled", "task_id")

@@ -27,6 +27,7 @@ from callboard.core.events import (
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, Projection, partition_of, sent_message_id
 from callboard.core.messages import (
+    ActivitiesCancelled,
     ActivityCall,
     Answer,
     ChildResult,
@@ -59,6 +60,12 @@ class SendReply(msgspec.Struct, frozen=True):
     reply: Reply
 
 
+class CancelActivities(msgspec.Struct, frozen=True):
+    """Activities that were called before, and that nobody waits for any more."""
+
+    message: ActivitiesCancelled
+
+
 class SetTimer(msgspec.Struct, frozen=True):
     timer_id: int
     due: TimerCreated
@@ -72,7 +79,9 @@ class ClearExecutionTimers(msgspec.Struct, frozen=True):
     """All timers of an execution that has ended."""
 
 
-Effect: TypeAlias = CallActivity | StartChild | Tell | SendReply | SetTimer | ClearTimer | ClearExecutionTimers
+Effect: TypeAlias = (
+    CallActivity | CancelActivities | StartChild | Tell | SendReply | SetTimer | ClearTimer | ClearExecutionTimers
+)
 
 
 def derive(commit: Commit, partitions: int) -> list[Effect]:
@@ -80,6 +89,10 @@ def derive(commit: Commit, partitions: int) -> list[Effect]:
     effects = [effect for event in commit.events for effect in _effects_of(event, commit, partitions)]
     created = {event.event_id for event in commit.events if isinstance(event, TimerCreated)}
     effects.extend(ClearTimer(timer) for timer in commit.timers_cancelled if timer not in created)
+    called = {event.event_id for event in commit.events if isinstance(event, TaskScheduled)}
+    tasks = tuple(task for task in commit.tasks_cancelled if task not in called)
+    if tasks:
+        effects.append(CancelActivities(_cancellation(commit, tasks)))
     return effects
 
 
@@ -87,7 +100,7 @@ def _effects_of(  # noqa: PLR0911 - one for each event
     event: HistoryEvent, commit: Commit, partitions: int
 ) -> tuple[Effect, ...]:
     match event:
-        case TaskScheduled():
+        case TaskScheduled() if event.event_id not in commit.tasks_cancelled:
             return (CallActivity(_activity_call(commit, event)),)
         case SubOrchestrationInstanceCreated():
             return (StartChild(_child_record(commit, event, partitions)),)
@@ -179,6 +192,10 @@ def _activity_call(commit: Commit, event: TaskScheduled) -> ActivityCall:
         if event.schedule_to_start is None
         else event.timestamp + timedelta(seconds=event.schedule_to_start),
     )
+
+
+def _cancellation(commit: Commit, tasks: tuple[int, ...]) -> ActivitiesCancelled:
+    return ActivitiesCancelled(instance_id=commit.instance_id, execution_id=commit.execution_id, tasks=tasks)
 
 
 def _child_record(commit: Commit, event: SubOrchestrationInstanceCreated, partitions: int) -> InstanceRecord:

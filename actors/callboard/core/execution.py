@@ -149,6 +149,7 @@ class Step(msgspec.Struct, frozen=True):
 
     actions: tuple[Action, ...]
     timers_cancelled: tuple[int, ...]
+    tasks_cancelled: tuple[int, ...]
     outcome: Outcome | None
     fed: int
     """How many of the events were fed; those behind the one that ended the code were not."""
@@ -209,6 +210,7 @@ class Execution:
         self._random: Random | None = None
         self._actions: list[Action] = []
         self._timers_cancelled: list[int] = []
+        self._tasks_cancelled: list[int] = []
         self._open: dict[int, _Open] = {}
         self._timers: dict[int, DurableTask[None]] = {}
         self._inbox = EventInbox(self._loop)
@@ -245,10 +247,11 @@ class Execution:
             self._take(event, fresh=fed >= known)
             fed += 1
         actions, self._actions = tuple(self._actions), []
-        cancelled, self._timers_cancelled = tuple(self._timers_cancelled), []
+        timers, self._timers_cancelled = tuple(self._timers_cancelled), []
+        tasks, self._tasks_cancelled = tuple(self._tasks_cancelled), []
         refused, self._refused = self._refused, {}
         validated, self._validated = frozenset(self._validated), set()
-        return Step(actions, cancelled, self._outcome, fed, refused, validated)
+        return Step(actions, timers, tasks, self._outcome, fed, refused, validated)
 
     def unclaimed_events(self) -> tuple[EventRaised | MessageReceived, ...]:
         """External events that nobody waited for, and messages that no handler took, in order of arrival."""
@@ -413,7 +416,7 @@ class Execution:
                     heartbeat_details=attempt.heartbeat_details,
                 )
             )
-            return self._opened(task_id, target, TaskFailedError)
+            return self._opened(task_id, target, TaskFailedError, when_cancelled=self._task_cancelled)
 
         return Call(f"activity {target.name!r}", schedule)
 
@@ -518,11 +521,21 @@ class Execution:
             )
 
     def _opened(
-        self, task_id: int, target: CallTarget, failed: Callable[[str, int, FailureDetails], TaskFailedError]
+        self,
+        task_id: int,
+        target: CallTarget,
+        failed: Callable[[str, int, FailureDetails], TaskFailedError],
+        *,
+        when_cancelled: Callable[[DurableTask[Any]], None] | None = None,
     ) -> DurableTask[Any]:
-        task: DurableTask[Any] = DurableTask(loop=self._loop, task_id=task_id)
+        task: DurableTask[Any] = DurableTask(loop=self._loop, task_id=task_id, when_cancelled=when_cancelled)
         self._open[task_id] = _Open(task, target, failed)
         return task
+
+    def _task_cancelled(self, task: DurableTask[Any]) -> None:
+        self._open.pop(task.task_id, None)
+        if self._live and self._outcome is None:
+            self._tasks_cancelled.append(task.task_id)
 
     def create_timer(self, fire_at: datetime) -> DurableTask[None]:
         return self._timer_task(self._set_timer(fire_at))

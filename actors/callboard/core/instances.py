@@ -128,6 +128,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     events: tuple[HistoryEvent, ...] = ()
     timers_cancelled: tuple[int, ...] = ()
     """Timers of this execution that need not fire any more (history has no event for it)."""
+    tasks_cancelled: tuple[int, ...] = ()
+    """Activities of this execution whose results nobody waits for any more (history has no event for it)."""
     generation: int = 0
     """How often the instance had been continued as new before this execution."""
     body: str | None = None

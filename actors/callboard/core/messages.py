@@ -172,6 +172,14 @@ InstanceMessage: TypeAlias = (
 )
 
 
+class TaskKey(msgspec.Struct, frozen=True):
+    """The identity of an activity call."""
+
+    instance_id: str
+    execution_id: str
+    task_scheduled_id: int
+
+
 class ActivityCall(_Message, frozen=True, kw_only=True):
     """Asks for one run of an activity. Identity: (execution, task)."""
 
@@ -197,6 +205,20 @@ class ActivityCall(_Message, frozen=True, kw_only=True):
     """How long a run may be silent between two heartbeats, in seconds; None: what the activity is registered with."""
     start_by: datetime | None = None
     """When it is too late to begin."""
+    lapses: int = 0
+    """How many workers that ran it have disappeared."""
+
+    @property
+    def key(self) -> TaskKey:
+        return TaskKey(self.instance_id, self.execution_id, self.task_scheduled_id)
+
+
+class ActivitiesCancelled(_Message, frozen=True, kw_only=True):
+    """Tells workers that nobody waits for these activities of an execution any more."""
+
+    instance_id: str
+    execution_id: str
+    tasks: tuple[int, ...]
 
 
 class InstanceEnded(_Message, frozen=True, kw_only=True):
@@ -224,7 +246,9 @@ class Ping(_Message, frozen=True, kw_only=True):
     """Says nothing: that it could be routed is the answer."""
 
 
-Message: TypeAlias = InstanceMessage | ActivityCall | InstanceEnded | Reply | WorkersChanged | Ping
+Message: TypeAlias = (
+    InstanceMessage | ActivityCall | ActivitiesCancelled | InstanceEnded | Reply | WorkersChanged | Ping
+)
 
 
 class Pack(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -133,6 +133,13 @@ class _Telling:
                     yield self._execution("ContinuedAsNew")
                 case _:
                     pass
+        if not self._commit.terminal and self._commit.continued is None:
+            yield from self._cancelled()
+
+    def _cancelled(self) -> Iterator[Span]:
+        """Activities that nobody waits for any more."""
+        for task in self._commit.tasks_cancelled:
+            yield from self._closed(task)
 
     def _closed(self, number: int, failure: FailureDetails | None = None) -> Iterator[Span]:
         action = self._state.closed.get(number)
@@ -141,6 +148,7 @@ class _Telling:
 
     def _left_open(self) -> Iterator[Span]:
         """Calls without a result yet: what runs hangs under them, and may be told of later."""
+        yield from self._cancelled()
         for action in self._state.open.values():
             if not isinstance(action, TimerCreated):
                 yield from self._action(action)

@@ -153,6 +153,8 @@ class InstanceState:
             self._record(event, commit.at)
         for timer in commit.timers_cancelled:
             self.open.pop(timer, None)
+        for task in commit.tasks_cancelled:
+            self._close(task)
         self.status, self.custom_status, self.parked = commit.runtime_status, commit.custom_status, commit.parked
 
     def judge(self, message: InstanceMessage) -> InputEvent | Verdict:
@@ -229,6 +231,9 @@ class InstanceState:
         self.generation, self.parent, self.name = started.generation, started.parent, started.name
         self.version, self.tags = started.version, started.tags
         return events
+
+    def open_tasks(self) -> list[int]:
+        return [number for number, action in self.open.items() if isinstance(action, TaskScheduled)]
 
     def open_children(self) -> list[SubOrchestrationInstanceCreated]:
         return [action for action in self.open.values() if isinstance(action, SubOrchestrationInstanceCreated)]

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
-from callboard.core.actions import Action, Completed, Continued, Failed
+from callboard.core.actions import Action, Completed, Continued, Failed, ScheduleTask
 from callboard.core.answers import not_queried
 from callboard.core.codec import JSON, Codec, input_place, moved, next_input_place
 from callboard.core.conversation import (
@@ -133,6 +133,7 @@ class Decision(msgspec.Struct):
     status: RuntimeStatus
     ran: bool = True
     timers_cancelled: tuple[int, ...] = ()
+    tasks_cancelled: tuple[int, ...] = ()
     parked: Parked | None = None
     refused: dict[str, FailureDetails] = {}  # msgspec makes each its own
     """Messages that are not to be in history."""
@@ -235,6 +236,7 @@ class Activation:
             custom_status=self._execution.custom_status if self._execution else state.custom_status,
             events=tuple(events),
             timers_cancelled=decision.timers_cancelled,
+            tasks_cancelled=decision.tasks_cancelled,
             parked=decision.parked,
             generation=state.generation,
             trace=state.span,
@@ -309,19 +311,38 @@ class Activation:
             case None:
                 status: RuntimeStatus = "Suspended" if self.state.suspended else "Running"
                 timers = step.timers_cancelled
-                idle = bool(refused) and len(refused) == step.fed and not actions and not timers
-                return Decision(events=events, status=status, timers_cancelled=timers, refused=refused, idle=idle)
+                open_tasks = self._open_tasks(actions)
+                tasks = tuple(task for task in step.tasks_cancelled if task in open_tasks)
+                idle = bool(refused) and len(refused) == step.fed and not (actions or timers or tasks)
+                return Decision(
+                    events=events,
+                    status=status,
+                    timers_cancelled=timers,
+                    tasks_cancelled=tasks,
+                    refused=refused,
+                    idle=idle,
+                )
             case Completed(result=result):
                 events.append(self._completed(now, "Completed", result=result))
-                return Decision(events=events, status="Completed", refused=refused)
+                return self._ended(Decision(events=events, status="Completed", refused=refused), actions)
             case Failed(failure=failure):
                 events.append(self._failed(now, failure))
-                return Decision(events=events, status="Failed", refused=refused)
+                return self._ended(Decision(events=events, status="Failed", refused=refused), actions)
             case Continued() as outcome:
                 highest = max((action.id for action in actions), default=self.state.highest)
                 events.append(self._continued(execution, outcome, unfed, now, event_id=highest + 1))
                 status = "Suspended" if self.state.suspended else "Running"
-                return Decision(events=events, status=status, refused=refused)
+                return self._ended(Decision(events=events, status=status, refused=refused), actions)
+
+    def _ended(self, decision: Decision, actions: Sequence[Action] = ()) -> Decision:
+        """What is still under way when an execution ends is waited for by nobody."""
+        decision.tasks_cancelled = self._open_tasks(actions)
+        return decision
+
+    def _open_tasks(self, actions: Sequence[Action]) -> tuple[int, ...]:
+        """Activities without an end, counting those that are called in this turn."""
+        called = (action.id for action in actions if isinstance(action, ScheduleTask))
+        return tuple(sorted({*self.state.open_tasks(), *called}))
 
     # Queries
 
@@ -410,7 +431,7 @@ class Activation:
                 for child in self.state.open_children()
             )
         events.append(self._completed(now, "Terminated", result=order.input))
-        return Decision(events=events, status="Terminated", ran=False)
+        return self._ended(Decision(events=events, status="Terminated", ran=False))
 
 
 def _place(interrupted: TurnInterrupted) -> str:

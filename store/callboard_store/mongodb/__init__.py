@@ -17,6 +17,7 @@ from callboard_store.mongodb.claims import Claims
 from callboard_store.mongodb.driver import DEFAULT_DATABASE, ClientLike, connect, database_in, masked
 from callboard_store.mongodb.histories import Histories
 from callboard_store.mongodb.leases import Leases
+from callboard_store.mongodb.limits import Limits
 from callboard_store.mongodb.quarantine import Quarantine
 from callboard_store.mongodb.timers import Timers
 
@@ -25,7 +26,7 @@ __all__ = ["MongoDBStore"]
 logger = logging.getLogger(__name__)
 
 
-class MongoDBStore(Histories, Timers, Claims, Leases, Quarantine):
+class MongoDBStore(Histories, Timers, Claims, Limits, Leases, Quarantine):
     """Implements ``callboard.ports.Store``; there the guarantees are described.
 
     On a standalone server all of it works, but there is no failover, and ``confirm`` reads plainly (the server is asked once, at ``open``,

@@ -18,7 +18,16 @@ from bson.objectid import ObjectId
 from motor.motor_asyncio import (
     AsyncIOMotorClient as Client,  # the day motor goes: from pymongo import AsyncMongoClient as Client
 )
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference, ReturnDocument, UpdateOne, WriteConcern
+from pymongo import (
+    ASCENDING,
+    DESCENDING,
+    IndexModel,
+    ReadPreference,
+    ReturnDocument,
+    UpdateMany,
+    UpdateOne,
+    WriteConcern,
+)
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError as DriverConfigurationError,
@@ -58,6 +67,7 @@ __all__ = [
     "ReadConcern",
     "ReadPreference",
     "ReturnDocument",
+    "UpdateMany",
     "UpdateOne",
     "WriteConcern",
     "connect",
@@ -120,7 +130,7 @@ class Collection(Protocol):
     ) -> Awaitable[Document | None]: ...
     def insert_one(self, document: Document) -> Awaitable[Any]: ...
     def insert_many(self, documents: Sequence[Document], *, ordered: bool) -> Awaitable[Any]: ...
-    def bulk_write(self, requests: Sequence[UpdateOne], *, ordered: bool) -> Awaitable[Any]: ...
+    def bulk_write(self, requests: Sequence[UpdateOne | UpdateMany], *, ordered: bool) -> Awaitable[Any]: ...
     def update_one(self, filter: Mapping[str, Any], update: Update, *, upsert: bool = False) -> Awaitable[Any]: ...  # noqa: A002
     def update_many(self, filter: Mapping[str, Any], update: Update) -> Awaitable[Any]: ...  # noqa: A002
     def delete_one(self, filter: Mapping[str, Any]) -> Awaitable[Any]: ...  # noqa: A002

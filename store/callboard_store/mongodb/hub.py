@@ -64,6 +64,7 @@ class Collections:
     payloads: Collection
     timers: Collection
     claims: Collection
+    limits: Collection
     partitions: Collection
     workers: Collection
     quarantine: Collection
@@ -179,6 +180,7 @@ class Hub:
             payloads=named(f"{hub}.payloads"),
             timers=named(f"{hub}.timers"),
             claims=named(f"{hub}.claims"),
+            limits=named(f"{hub}.limits"),
             partitions=named(f"{hub}.partitions"),
             workers=named(f"{hub}.workers"),
             quarantine=named(f"{hub}.quarantine"),

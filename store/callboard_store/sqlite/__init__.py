@@ -15,16 +15,18 @@ from urllib.parse import unquote, urlsplit
 
 from callboard.errors import ConfigurationError, StoreUnavailableError
 from callboard_store.rules import PAYLOAD_GRACE_SECONDS, check_hub, check_partitions
+from callboard_store.sqlite.claims import Claims
 from callboard_store.sqlite.database import Database
 from callboard_store.sqlite.instances import Instances
-from callboard_store.sqlite.ownership import Claims, Leases, Quarantine, Timers
+from callboard_store.sqlite.limits import Limits
+from callboard_store.sqlite.ownership import Leases, Quarantine, Timers
 from callboard_store.sqlite.purging import Purging
 from callboard_store.sqlite.tables import open_hub
 
 __all__ = ["SQLiteStore"]
 
 
-class SQLiteStore(Instances, Purging, Timers, Claims, Leases, Quarantine):
+class SQLiteStore(Instances, Purging, Timers, Claims, Limits, Leases, Quarantine):
     """Implements ``callboard.ports.Store``; there the guarantees are described."""
 
     def __init__(

@@ -53,9 +53,9 @@ class Sql:
     def column(self, statement: str, *values: object) -> list[Any]:
         return [row[0] for row in self.rows(statement, *values)]
 
-    def columns(self, statement: str) -> list[str]:
-        """The names of a query's columns."""
-        return [column[0] for column in self.connection.execute(self._full(statement)).description]
+    def columns(self, table: str) -> list[str]:
+        """The names of a table's columns."""
+        return self.column("SELECT name FROM pragma_table_info(?)", f"{self._hub}.{table}")
 
     def _full(self, statement: str) -> str:
         full = self._statements.get(statement)

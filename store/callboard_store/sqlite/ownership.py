@@ -1,4 +1,4 @@
-"""Timers, claims, workers, leases and the quarantine."""
+"""Timers, workers, leases and the quarantine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from callboard.core.messages import ActivityCall
-from callboard.ports import Claim, HubView, Lease, Quarantined, TimerRow, WorkerInfo
+from callboard.ports import HubView, Lease, Quarantined, TimerRow, WorkerInfo
 from callboard_store.rules import MAX_QUARANTINED
 from callboard_store.sqlite.database import Sql
 from callboard_store.sqlite.instances import Topic
@@ -21,11 +20,18 @@ class Timers(Topic):
 
     async def put_timers(self, timers: Sequence[TimerRow]) -> None:
         rows = [
-            (timer.instance_id, timer.execution_id, timer.timer_id, timer.partition, text(timer.fire_at))
+            (
+                timer.instance_id,
+                timer.execution_id,
+                timer.timer_id,
+                timer.partition,
+                text(timer.fire_at),
+                timer.of_task,
+            )
             for timer in timers
         ]
         if rows:
-            statement = "INSERT INTO {timers} VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+            statement = "INSERT INTO {timers} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
             await self._write(lambda sql: sql.run_each(statement, rows))
 
     async def delete_timers(self, timers: Sequence[TimerRow]) -> None:
@@ -42,7 +48,7 @@ class Timers(Topic):
     async def due_timers(self, partitions: Sequence[int], *, until: datetime, limit: int) -> list[TimerRow]:
         rows = await self._read(
             lambda sql: sql.rows(
-                """SELECT instance_id, execution_id, timer_id, partition, fire_at FROM {timers}
+                """SELECT instance_id, execution_id, timer_id, partition, fire_at, of_task FROM {timers}
                     WHERE partition IN (SELECT value FROM json_each(?)) AND fire_at <= ? ORDER BY fire_at LIMIT ?""",
                 json(partitions),
                 text(until),
@@ -51,58 +57,14 @@ class Timers(Topic):
         )
         return [
             TimerRow(
-                instance_id=row[0], execution_id=row[1], timer_id=row[2], partition=row[3], fire_at=time_of(row[4])
+                instance_id=row[0],
+                execution_id=row[1],
+                timer_id=row[2],
+                partition=row[3],
+                fire_at=time_of(row[4]),
+                of_task=bool(row[5]),
             )
             for row in rows
-        ]
-
-
-class Claims(Topic):
-    """Adds claims on long activities."""
-
-    async def claim(self, claim: Claim, *, ttl: float) -> bool:
-        now = self._clock()
-        values = (*_identity(claim.call), claim.partition, claim.worker_id, now + ttl, json(claim.call), now)
-        taken = await self._write(
-            lambda sql: sql.run(
-                """INSERT INTO {claims} VALUES (?, ?, ?, ?, ?, ?, ?)
-                    ON CONFLICT DO UPDATE SET worker_id = excluded.worker_id, expires = excluded.expires,
-                        partition = excluded.partition, call = excluded.call
-                    WHERE worker_id = excluded.worker_id OR expires <= ?""",
-                *values,
-            )
-        )
-        return taken > 0
-
-    async def renew_claims(self, worker_id: str, *, ttl: float) -> None:
-        until = self._clock() + ttl
-        await self._write(lambda sql: sql.run("UPDATE {claims} SET expires = ? WHERE worker_id = ?", until, worker_id))
-
-    async def release_claim(self, call: ActivityCall, worker_id: str) -> None:
-        statement = f"DELETE FROM {{claims}} {_SAME_TASK} AND worker_id = ?"
-        await self._write(lambda sql: sql.run(statement, *_identity(call), worker_id))
-
-    async def claimed(self, call: ActivityCall) -> bool:
-        now = self._clock()
-        found = await self._read(
-            lambda sql: sql.row(f"SELECT 1 FROM {{claims}} {_SAME_TASK} AND expires > ?", *_identity(call), now)
-        )
-        return found is not None
-
-    async def expired_claims(self, partitions: Sequence[int], limit: int) -> list[Claim]:
-        now = self._clock()
-        rows = await self._read(
-            lambda sql: sql.rows(
-                """SELECT call, partition, worker_id FROM {claims}
-                    WHERE partition IN (SELECT value FROM json_each(?)) AND expires <= ? ORDER BY expires LIMIT ?""",
-                json(partitions),
-                now,
-                limit,
-            )
-        )
-        return [
-            Claim(call=msgspec.json.decode(call, type=ActivityCall), partition=partition, worker_id=worker_id)
-            for call, partition, worker_id in rows
         ]
 
 
@@ -188,12 +150,7 @@ class Quarantine(Topic):
         return [_quarantined(row) for row in rows]
 
 
-_SAME_TASK = "WHERE instance_id = ? AND execution_id = ? AND task_scheduled_id = ?"
 _FORGOTTEN_SECONDS = 86_400
-
-
-def _identity(call: ActivityCall) -> tuple[str, str, int]:
-    return call.instance_id, call.execution_id, call.task_scheduled_id
 
 
 def _view(sql: Sql, now: float, ttl: float) -> HubView:

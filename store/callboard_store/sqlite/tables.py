@@ -49,14 +49,19 @@ _TABLES: Final = (
     )""",
     """CREATE TABLE IF NOT EXISTS {timers} (
         instance_id TEXT NOT NULL, execution_id TEXT NOT NULL, timer_id INTEGER NOT NULL, partition INTEGER NOT NULL,
-        fire_at TEXT NOT NULL, PRIMARY KEY (instance_id, execution_id, timer_id)
+        fire_at TEXT NOT NULL, of_task INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (instance_id, execution_id, timer_id)
     )""",
     "CREATE INDEX IF NOT EXISTS {timers_due} ON {timers} (partition, fire_at)",
     """CREATE TABLE IF NOT EXISTS {claims} (
         instance_id TEXT NOT NULL, execution_id TEXT NOT NULL, task_scheduled_id INTEGER NOT NULL, partition INTEGER NOT NULL,
-        worker_id TEXT NOT NULL, expires REAL NOT NULL, call TEXT NOT NULL,
+        worker_id TEXT NOT NULL, expires REAL NOT NULL, call TEXT NOT NULL, started TEXT, heartbeat TEXT, details TEXT,
+        cancelled INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (instance_id, execution_id, task_scheduled_id)
     )""",
+    """CREATE TABLE IF NOT EXISTS {permits} (
+        name TEXT NOT NULL, worker_id TEXT NOT NULL, permits INTEGER NOT NULL, expires REAL NOT NULL, PRIMARY KEY (name, worker_id)
+    )""",
+    "CREATE TABLE IF NOT EXISTS {starts} (name TEXT PRIMARY KEY, next REAL NOT NULL)",
     """CREATE TABLE IF NOT EXISTS {partitions} (
         partition INTEGER PRIMARY KEY, owner TEXT, epoch INTEGER NOT NULL, expires REAL NOT NULL
     )""",
@@ -65,6 +70,15 @@ _TABLES: Final = (
         id TEXT PRIMARY KEY, at TEXT NOT NULL, source TEXT NOT NULL, reason TEXT NOT NULL, headers TEXT NOT NULL,
         body BLOB NOT NULL
     )""",
+)
+
+#: Columns that tables of an earlier version lack.
+_ADDED: Final = (
+    ("timers", "of_task", "INTEGER NOT NULL DEFAULT 0"),
+    ("claims", "started", "TEXT"),
+    ("claims", "heartbeat", "TEXT"),
+    ("claims", "details", "TEXT"),
+    ("claims", "cancelled", "INTEGER NOT NULL DEFAULT 0"),
 )
 
 _commit_decoder = msgspec.json.Decoder(Commit)
@@ -92,6 +106,9 @@ def open_hub(sql: Sql, hub: str, partitions: int | None, *, create: bool) -> int
         )
     for statement in _TABLES:
         sql.run(statement)
+    for table, column, kind in _ADDED:
+        if column not in sql.columns(table):
+            sql.run(f"ALTER TABLE {{{table}}} ADD COLUMN {column} {kind}")
     _add_parent(sql)
     sql.run("CREATE INDEX IF NOT EXISTS {instances_parent} ON {instances} (parent) WHERE parent IS NOT NULL")
     sql.run_each("INSERT OR IGNORE INTO {partitions} VALUES (?, NULL, 0, 0)", ((number,) for number in range(count)))
@@ -100,7 +117,7 @@ def open_hub(sql: Sql, hub: str, partitions: int | None, *, create: bool) -> int
 
 def _add_parent(sql: Sql) -> None:
     """A file that was made before there was this column."""
-    if "parent" not in sql.columns("SELECT * FROM {instances} LIMIT 0"):
+    if "parent" not in sql.columns("instances"):
         sql.run("ALTER TABLE {instances} ADD COLUMN parent TEXT")
         sql.run("UPDATE {instances} SET parent = json_extract(record, '$.parent.instanceId') WHERE record IS NOT NULL")
 

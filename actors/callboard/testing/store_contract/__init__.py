@@ -11,10 +11,11 @@ Each test has a hub of its own; all tests may share one database.
 
 from __future__ import annotations
 
+from callboard.testing.store_contract.activities import ClaimTests, LimitTests
 from callboard.testing.store_contract.deletion import PayloadTests, PurgingTests, TrimmingTests
 from callboard.testing.store_contract.histories import AppendingTests, LoadingTests, SweepingTests
 from callboard.testing.store_contract.listing import ListingTests
-from callboard.testing.store_contract.ownership import ClaimTests, LeaseTests, QuarantineTests, TimerTests
+from callboard.testing.store_contract.ownership import LeaseTests, QuarantineTests, TimerTests
 from callboard.testing.store_contract.records import CreatingTests, OpeningTests, ProjectingTests
 
 __all__ = ["StoreContract"]
@@ -33,6 +34,7 @@ class StoreContract(
     PayloadTests,
     TimerTests,
     ClaimTests,
+    LimitTests,
     LeaseTests,
     QuarantineTests,
 ):

@@ -1,4 +1,4 @@
-"""Timers, claims, workers, leases, quarantine."""
+"""Timers, workers, leases, quarantine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from callboard.ports import Lease, Quarantined
 from callboard.testing.store_contract.values import (
     START,
     StoreTests,
-    call,
-    claim,
     eventually,
     seconds,
     timer,
@@ -40,6 +38,13 @@ class TimerTests(StoreTests):
             await store.put_timers([])
             assert await store.due_timers([0], until=START, limit=9) == [timer("a", 0), timer("a", 1)]
 
+    async def test_limits_of_tasks_are_told_from_timers(self) -> None:
+        async with self.opened() as store:
+            await store.put_timers([timer("a", 0), timer("a", 1, of_task=True)])
+            assert await store.due_timers([0], until=START, limit=9) == [timer("a", 0), timer("a", 1, of_task=True)]
+            await store.delete_timers([timer("a", 1, of_task=True)])
+            assert await store.due_timers([0], until=START, limit=9) == [timer("a", 0)]
+
     async def test_the_identity_counts(self) -> None:
         async with self.opened() as store:
             made = [timer("a", 1), timer("a", 11), timer("a", 1, "e11"), timer("a1", 1), timer("b", 1)]
@@ -58,69 +63,6 @@ class TimerTests(StoreTests):
             await store.delete_execution_timers([])
             left = await store.due_timers([0], until=START, limit=9)
             assert sorted(left, key=str) == sorted(kept, key=str)
-
-
-class ClaimTests(StoreTests):
-    """Claims on long activities."""
-
-    async def test_a_claim_is_one_workers(self) -> None:
-        async with self.opened() as store, self.opened() as other:
-            assert not await store.claimed(call("a", 0))
-            assert await store.claim(claim("a", 0, "w1"), ttl=60)
-            assert await other.claimed(call("a", 0))
-            assert not await other.claim(claim("a", 0, "w2"), ttl=60)
-            assert await store.claim(claim("a", 0, "w1"), ttl=60)
-            assert await other.claim(claim("a", 1, "w2"), ttl=60)
-            assert await other.claim(claim("a", 0, "w2", execution="e2"), ttl=60)
-            assert await store.expired_claims([0], 9) == []
-
-    async def test_one_of_two_who_claim_at_once_wins(self) -> None:
-        async with self.opened() as store, self.opened() as other:
-            for task in range(20):
-                won = await asyncio.gather(
-                    store.claim(claim("a", task, "w1"), ttl=60), other.claim(claim("a", task, "w2"), ttl=60)
-                )
-                assert sorted(won) == [False, True]
-
-    async def test_a_released_claim_is_free(self) -> None:
-        async with self.opened() as store:
-            await store.claim(claim("a", 0, "w1"), ttl=60)
-            await store.claim(claim("a", 1, "w1"), ttl=60)
-            await store.release_claim(call("a", 0), "w2")
-            assert await store.claimed(call("a", 0))
-            await store.release_claim(call("a", 0), "w1")
-            await store.release_claim(call("a", 0), "w1")
-            assert not await store.claimed(call("a", 0))
-            assert await store.claimed(call("a", 1))
-            assert await store.claim(claim("a", 0, "w2"), ttl=60)
-
-    async def test_a_claim_that_is_not_renewed_expires(self) -> None:
-        async with self.opened() as store:
-            mine = claim("a", 0, "w1", partition=2)
-            await store.claim(mine, ttl=0.2)
-
-            async def has_expired() -> bool:
-                return not await store.claimed(call("a", 0))
-
-            await eventually(has_expired, "the claim expires")
-            assert await store.expired_claims([0, 1, 3], 9) == []
-            assert await store.expired_claims([2, 3], 9) == [mine]
-            assert await store.claim(claim("a", 0, "w2", partition=2), ttl=60)
-            assert await store.expired_claims([2], 9) == []
-            assert not await store.claim(mine, ttl=60)
-
-    async def test_renewing_extends_all_of_a_worker(self) -> None:
-        async with self.opened() as store:
-            for task in range(3):
-                await store.claim(claim("a", task, "w1"), ttl=0)
-            await store.claim(claim("a", 3, "w2"), ttl=0)
-            assert len(await store.expired_claims([0], 2)) == 2
-            await store.renew_claims("w1", ttl=60)
-            assert await store.expired_claims([0], 9) == [claim("a", 3, "w2")]
-            assert [await store.claimed(call("a", task)) for task in range(4)] == [True, True, True, False]
-            assert not await store.claim(claim("a", 0, "w3"), ttl=60)
-            await store.release_claim(call("a", 3), "w2")
-            assert await store.expired_claims([0], 9) == []
 
 
 class LeaseTests(StoreTests):

@@ -27,7 +27,7 @@ from callboard.core.events import (
 )
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, CommitKey, InstanceRecord, Parked, Projection
-from callboard.core.messages import ActivityCall
+from callboard.core.messages import ActivityCall, TaskKey
 from callboard.core.tracing import TraceContext
 from callboard.ports import AppendOutcome, Claim, CreateOutcome, Store, TimerRow, WorkerInfo
 
@@ -146,6 +146,7 @@ def rich_commit(instance_id: str, n: int) -> Commit:
         custom_status='{"a.b": "$x"}',
         events=events,
         timers_cancelled=(5, 6),
+        tasks_cancelled=(7, 8),
         generation=3,
         body="where/it/is",
         parked=Parked(reason="gone", at=START + seconds(0.123)),
@@ -179,13 +180,22 @@ def key(of: Commit) -> CommitKey:
     return CommitKey(of.instance_id, of.n)
 
 
-def timer(instance_id: str, timer_id: int, execution: str = "e1", *, at: float = 0, partition: int = 0) -> TimerRow:
+def timer(
+    instance_id: str,
+    timer_id: int,
+    execution: str = "e1",
+    *,
+    at: float = 0,
+    partition: int = 0,
+    of_task: bool = False,
+) -> TimerRow:
     return TimerRow(
         instance_id=instance_id,
         execution_id=f"{execution} of {instance_id}",
         timer_id=timer_id,
         partition=partition,
         fire_at=START + seconds(at),
+        of_task=of_task,
     )
 
 
@@ -201,8 +211,18 @@ def call(instance_id: str, task: int, execution: str = "e1") -> ActivityCall:
     )
 
 
-def claim(instance_id: str, task: int, worker: str, *, partition: int = 0, execution: str = "e1") -> Claim:
-    return Claim(call=call(instance_id, task, execution), partition=partition, worker_id=worker)
+def task(instance_id: str, number: int, execution: str = "e1") -> TaskKey:
+    return call(instance_id, number, execution).key
+
+
+def claim(
+    instance_id: str, task: int, worker: str, *, partition: int = 0, execution: str = "e1", **fields: Any
+) -> Claim:
+    return Claim(call=call(instance_id, task, execution), partition=partition, worker_id=worker, **fields)
+
+
+def lapsed(of: Claim) -> Claim:
+    return msgspec.structs.replace(of, expired=True)
 
 
 def worker(worker_id: str) -> WorkerInfo:
