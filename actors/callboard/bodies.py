@@ -36,15 +36,10 @@ _decoder: msgspec.json.Decoder[tuple[HistoryEvent, ...]] = msgspec.json.Decoder(
 _encode = msgspec.json.Encoder().encode
 
 
-async def stored_all(store: Store, commits: Sequence[Commit]) -> list[Commit]:
-    """The commits as they are to be appended: themselves, or without their events and with the key of the payload that has them."""
-    return [
-        commit if estimated_size(commit.events) <= MOST_INLINE else await _stored_apart(store, commit)
-        for commit in commits
-    ]
-
-
-async def _stored_apart(store: Store, commit: Commit) -> Commit:
+async def stored_apart(store: Store, commit: Commit) -> Commit:
+    """A commit as it is to be appended: itself, or without its events and with the key of the payload that has them."""
+    if estimated_size(commit.events) <= MOST_INLINE:
+        return commit
     key = await store.put_payload(commit.instance_id, _encode(commit.events))
     return msgspec.structs.replace(commit, events=_tail(commit), body=key)
 

@@ -11,7 +11,8 @@ from typing import TypeVar
 import msgspec
 
 from callboard.batching import retrying
-from callboard.core.codec import Codec, is_sealed
+from callboard.core import references
+from callboard.core.codec import Codec, is_sealed, named
 from callboard.core.conversation import Question
 from callboard.core.events import Payload
 from callboard.core.failure import FailureDetails
@@ -35,8 +36,8 @@ from callboard.core.messages import (
     Wake,
     Watch,
 )
-from callboard.core.payloads import MAX_TEXT, is_json
-from callboard.core.places import message_value
+from callboard.core.payloads import MARK, MAX_TEXT, is_json
+from callboard.core.places import message_value, payload_of
 from callboard.errors import MalformedMessageError, PayloadRejectedError, TamperedPayloadError
 from callboard.mailbox import Account, Letter, PackAccount
 from callboard.packs import decode_pack, encode_pack, split_pack
@@ -167,7 +168,13 @@ class Receiver:
             else:
                 self._let_in(message, account)
 
-    def _let_in(self, message: InstanceMessage, account: PackAccount) -> None:
+    def refuse(self, letter: Letter, error: TamperedPayloadError) -> None:
+        """Takes a letter back whose large value turned out to be forged when it was fetched."""
+        part = Unreadable(encode_pack([letter.message]), {}, str(error))
+        source = Destination.partition(self._sender.partition_of(letter.message.instance_id))
+        self._quarantine.keep(part, source, partial(self._refused, letter.message, error, letter.account))
+
+    def _let_in(self, message: InstanceMessage, account: Account) -> None:
         if isinstance(message, Watch) and self._watch(message):
             account.settle()
         elif isinstance(message, Watch) or not self._post(Letter(message, account)):
@@ -175,7 +182,7 @@ class Receiver:
         elif isinstance(message, StartExecution) and message.reply_to is not None:
             self._expect(message.instance_id, message.reply_to)
 
-    def _refused(self, message: InstanceMessage, error: TamperedPayloadError, account: PackAccount) -> None:
+    def _refused(self, message: InstanceMessage, error: TamperedPayloadError, account: Account) -> None:
         """Somebody may wait for a result: it gets a failure instead, so that the call ends visibly."""
         failure = FailureDetails.from_exception(error)
         if isinstance(message, (DeliverMessage, Query)):
@@ -187,12 +194,17 @@ class Receiver:
 
 
 def check_seal(message: Message, codec: Codec) -> None:
-    """Raises TamperedPayloadError if the value that a message brings has a wrong seal.
+    """Raises TamperedPayloadError if the value that a message brings has a wrong seal, or is another instance's.
 
     What only cannot be opened *here* passes: a turn parks its instance, and nothing is lost when the key comes.
     """
-    value = message_value(message)
-    if value is not None and is_sealed(value[1]):
+    payload = payload_of(message)
+    if payload is None or not payload.startswith(MARK) or (value := message_value(message)) is None:
+        return
+    if (reference := references.read(value[1])) is not None:
+        if not reference.ref.startswith(f"{value[2].instance_id}/"):
+            raise TamperedPayloadError(f"{named(value[2])} is a reference to what belongs to another instance.")
+    elif is_sealed(value[1]):
         try:
             codec.open(value[1], value[2])
         except TamperedPayloadError:
@@ -207,7 +219,7 @@ def check_id(instance_id: str) -> None:
         raise MalformedMessageError(f"instance id {instance_id[:64]!r} is not allowed")
 
 
-def _forwarded(account: PackAccount) -> Callable[[BaseException | None], None]:
+def _forwarded(account: Account) -> Callable[[BaseException | None], None]:
     def sent(error: BaseException | None) -> None:
         if error is None:
             account.settle()

@@ -14,7 +14,9 @@ from callboard.core.effects import answer_to
 from callboard.core.events import AskingClient, AskingTask, Payload
 from callboard.core.failure import FailureDetails
 from callboard.core.messages import DeliverMessage, Query, Reply
+from callboard.core.references import is_large
 from callboard.errors import UnroutableError
+from callboard.large_values import LargeValues
 from callboard.mailbox import Account, Letter
 from callboard.packs import Packer, Sent
 from callboard.ports import Destination, Host
@@ -30,11 +32,15 @@ class Replies:
     """Sends answers.
 
     Args:
+        large: Keeps large answers.
         post: Puts a letter into a mailbox of this worker; False if its partition is not owned here.
     """
 
-    def __init__(self, host: Host, packer: Packer, sender: Sender, *, post: Callable[[Letter], bool]) -> None:
+    def __init__(
+        self, host: Host, packer: Packer, sender: Sender, large: LargeValues, *, post: Callable[[Letter], bool]
+    ) -> None:
         self._host = host
+        self._large = large
         self._packer = packer
         self._sender = sender
         self._post = post
@@ -42,7 +48,10 @@ class Replies:
 
     def send(self, reply: TurnReply, account: Account) -> None:
         """Sends an answer, then settles its question."""
-        self._answer(reply.question, account, reply.result, reply.failure)
+        if is_large(reply.result):
+            self._host.spawn(self._send_large(reply, account), name="callboard large answer")
+        else:
+            self._answer(reply.question, account, reply.result, reply.failure)
 
     def refuse(self, question: Question, account: Account, failure: FailureDetails) -> None:
         """Tells one who asks that there will be no answer, then settles the question."""
@@ -62,6 +71,11 @@ class Replies:
         self._packer.send(Destination.inbox(inbox), reply, sent)
         for other in self._waiting.pop((instance_id, reply.reply_to), set()) - {inbox}:
             self._packer.send(Destination.inbox(other), reply, _nobody_waits)
+
+    async def _send_large(self, reply: TurnReply, account: Account) -> None:
+        question = reply.question
+        owner = question.asker.instance_id if isinstance(question.asker, AskingTask) else question.instance_id
+        self._answer(question, account, await self._large.kept(reply.result, owner), reply.failure)
 
     def _answer(
         self, question: Question, account: Account, result: Payload | None, failure: FailureDetails | None

@@ -17,14 +17,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from callboard.batching import Batcher, retrying
-from callboard.bodies import estimated_size, failure_size, load_instances, stored_all
+from callboard.bodies import estimated_size, failure_size, load_instances, stored_apart
+from callboard.core import references
 from callboard.core.answers import not_found, not_queried
 from callboard.core.codec import JSON, Codec
 from callboard.core.execution import Orchestration, Unrunnable
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, version_of
 from callboard.core.messages import DeliverMessage, InstanceMessage, Query, Resume, StartExecution, Terminate, Wake
+from callboard.core.references import LARGE
 from callboard.core.turn import Activation, Decider, Turn
+from callboard.errors import TamperedPayloadError
+from callboard.fetching import Fetcher
+from callboard.large_values import LargeValues
 from callboard.mailbox import Actor, Letter
 from callboard.ports import AppendOutcome, Host, LoadedInstance, Store
 from callboard.registry import Registry
@@ -55,6 +60,7 @@ class TurnLoop:
         committed: Called with each commit once it is durable, from the event loop.
         behind: Called with the last commit of an instance whose record does not show it yet.
         codec: Opens and seals values.
+        refuse: Takes back letters whose large values have a wrong seal.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class TurnLoop:
         replies: Replies,
         *,
         codec: Codec = JSON,
+        refuse: Callable[[Letter, TamperedPayloadError], None],
         memory: int = MEMORY,
         thread: TurnThread | None = None,
         tracing: Tracing = UNTRACED,
@@ -75,6 +82,8 @@ class TurnLoop:
         self._host = host
         self._registry = registry
         self._codec = codec
+        self._large = LargeValues(store, host)
+        self._fetcher = Fetcher(self._large, codec, refuse)
         self._committed = committed
         self._behind = behind
         self._replies = replies
@@ -84,6 +93,7 @@ class TurnLoop:
         self._actors: dict[str, Actor] = {}
         self._ready: OrderedDict[str, Actor] = OrderedDict()
         self._loaded: list[tuple[Actor, LoadedInstance]] = []
+        self._fetched: list[tuple[Actor, list[Letter], LoadedInstance | None]] = []
         self._idle: OrderedDict[str, Actor] = OrderedDict()
         self._idle_size = 0
         self._stuck: dict[str, str] = {}
@@ -152,7 +162,7 @@ class TurnLoop:
             jobs = self._next_jobs()
             if jobs:
                 await self._run_turns(jobs)
-            if self._ready or self._loaded:
+            if self._ready or self._loaded or self._fetched:
                 self._wake.set()
 
     async def aclose(self) -> None:
@@ -169,10 +179,11 @@ class TurnLoop:
         self._thread.close()
 
     def _next_jobs(self) -> list[tuple[Actor, list[Letter], TurnJob]]:
-        jobs: list[tuple[Actor, list[Letter], TurnJob]] = []
+        fetched, self._fetched = self._fetched[:MOST_TURNS], self._fetched[MOST_TURNS:]
+        jobs = [self._job(actor, letters, instance) for actor, letters, instance in fetched]
         loaded, self._loaded = self._loaded[:MOST_TURNS], self._loaded[MOST_TURNS:]
         for actor, instance in loaded:
-            jobs.append(self._job(actor, instance))
+            self._begin(actor, instance, jobs)
         while self._ready and len(jobs) < MOST_TURNS:
             _, actor = self._ready.popitem(last=False)  # first come, first served
             actor.busy = True
@@ -181,13 +192,32 @@ class TurnLoop:
                 loads = self._starts if only_starts else self._loads
                 loads.submit(actor.instance_id, self._on_loaded(actor))
             else:
-                jobs.append(self._job(actor, None))
-        return [job for job in jobs if job[1]]
+                self._begin(actor, None, jobs)
+        return jobs
 
-    def _job(self, actor: Actor, loaded: LoadedInstance | None) -> tuple[Actor, list[Letter], TurnJob]:
+    def _begin(
+        self, actor: Actor, loaded: LoadedInstance | None, jobs: list[tuple[Actor, list[Letter], TurnJob]]
+    ) -> None:
+        """Takes the letters of a turn, which comes at once or when its large values are here."""
         letters = _take(actor)
         if not letters:  # dropped meanwhile
             self._free(actor)
+        elif self._fetcher.needed(letters, loaded):
+            self._host.spawn(self._fetch(actor, letters, loaded), name="callboard fetch")
+        else:
+            jobs.append(self._job(actor, letters, loaded))
+
+    async def _fetch(self, actor: Actor, letters: list[Letter], loaded: LoadedInstance | None) -> None:
+        whole = await self._fetcher.letters(letters)
+        if not whole:
+            self._free(actor)
+            return
+        self._fetched.append((actor, whole, await self._fetcher.instance(loaded)))
+        self._wake.set()
+
+    def _job(
+        self, actor: Actor, letters: list[Letter], loaded: LoadedInstance | None
+    ) -> tuple[Actor, list[Letter], TurnJob]:
         make = self._maker(loaded, letters) if loaded else None
         messages = [letter.message for letter in letters]
         return actor, letters, TurnJob(actor.instance_id, messages, actor.activation, make)
@@ -227,14 +257,29 @@ class TurnLoop:
         self.statistics.turns += 1
         self._replies.remember(turn.waiting)
         if turn.commit is not None:
-            self._commits.submit(turn.commit, self._on_committed(actor, letters, turn, turn.commit))
+            size = estimated_size(turn.commit.events)
+            if size > LARGE:
+                self._host.spawn(self._submit_large(actor, letters, turn, turn.commit, size), name="callboard large")
+            else:
+                self._commits.submit(turn.commit, self._on_committed(actor, letters, turn, turn.commit, size))
         elif turn.unknown or turn.replies:
             self._host.spawn(self._confirm(actor, letters, turn), name="callboard confirm")
         else:
             self._settle(actor, letters, turn)
 
+    async def _submit_large(self, actor: Actor, letters: list[Letter], turn: Turn, commit: Commit, size: int) -> None:
+        """Commits what is too much for one document, or holds large values: those are in the store before it."""
+        try:
+            kept = await self._large.kept_apart(commit)
+            stored = await retrying(lambda: stored_apart(self._store, kept), self._host, "commit")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the letters must not be lost
+            log.error("Commit %d of %s was refused: %s", commit.n, commit.instance_id, error)  # noqa: TRY400
+            await self._later(actor, letters)
+        else:
+            self._commits.submit(stored, self._on_committed(actor, letters, turn, kept, size))
+
     def _on_committed(
-        self, actor: Actor, letters: list[Letter], turn: Turn, commit: Commit
+        self, actor: Actor, letters: list[Letter], turn: Turn, commit: Commit, size: int
     ) -> Callable[[AppendOutcome | None, BaseException | None], None]:
         def done(outcome: AppendOutcome | None, error: BaseException | None) -> None:
             if outcome is AppendOutcome.COMMITTED:
@@ -242,7 +287,7 @@ class TurnLoop:
                 if turn.spans:
                     self._tracing.ended(turn.spans)
                 self._committed(commit)
-                self._keep(actor, commit)
+                self._keep(actor, commit, size)
                 self._settle(actor, letters, turn)
                 return
             if error is None:
@@ -400,7 +445,7 @@ class TurnLoop:
         await retrying(lambda: self._store.create([record]), self._host, "create")
 
     async def _append(self, commits: Sequence[Commit]) -> list[AppendOutcome]:
-        return await self._store.append(await stored_all(self._store, commits))
+        return await self._store.append(commits)
 
     # Hot activations
 
@@ -410,7 +455,7 @@ class TurnLoop:
         self._ready[actor.instance_id] = actor
         self._wake.set()
 
-    def _keep(self, actor: Actor, commit: Commit) -> None:
+    def _keep(self, actor: Actor, commit: Commit, size: int) -> None:
         """Counts a commit's values to the activation's memory; ends one that goes no further."""
         activation = actor.activation
         if activation is None:
@@ -420,7 +465,7 @@ class TurnLoop:
         if commit.terminal or not activation.hot:
             self._evict(actor)
         else:
-            actor.size = max(actor.size, ACTIVATION_SIZE) + estimated_size(commit.events)
+            actor.size = max(actor.size, ACTIVATION_SIZE) + size
 
     def _rest(self, actor: Actor) -> None:
         self._idle[actor.instance_id] = actor
@@ -478,5 +523,6 @@ def _take(actor: Actor) -> list[Letter]:
 def message_size(message: InstanceMessage) -> int:
     """Estimate of what a message adds to a commit, in bytes."""
     payload = getattr(message, "result", None) or getattr(message, "input", None) or getattr(message, "reason", None)
+    carried = references.size(payload)
     details = getattr(message, "heartbeat_details", None)
-    return 256 + len(payload or "") + len(details or "") + failure_size(getattr(message, "failure", None))
+    return 256 + carried + len(details or "") + failure_size(getattr(message, "failure", None))

@@ -18,9 +18,10 @@ from callboard.consumers import PartitionConsumers
 from callboard.core.instances import Commit
 from callboard.core.messages import ActivitiesCancelled, Watch, WorkersChanged
 from callboard.effects import Effects
-from callboard.errors import ConfigurationError, MalformedMessageError, UnavailableError
+from callboard.errors import ConfigurationError, MalformedMessageError, TamperedPayloadError, UnavailableError
 from callboard.host import SystemHost
 from callboard.hub import TaskHub
+from callboard.large_values import LargeValues
 from callboard.mailbox import Letter
 from callboard.ownership import DRAIN, HEARTBEAT, LEASE, Ownership
 from callboard.packs import Packer, decode_pack
@@ -126,7 +127,7 @@ class Worker:
         self.routes = Routes(hub.partitions)
         sender = Sender(self.packer, self.routes)
         quarantine = Quarantine(hub.store, host)
-        replies = Replies(host, self.packer, sender, post=self._post)
+        replies = Replies(host, self.packer, sender, LargeValues(hub.store, host), post=self._post)
         self.turns = TurnLoop(
             hub.store,
             host,
@@ -135,6 +136,7 @@ class Worker:
             self._on_behind,
             replies,
             codec=self._codec,
+            refuse=self._refuse,
             memory=options.memory,
             thread=TurnThread(host, limit=options.turn_limit),
             tracing=tracing,
@@ -300,6 +302,9 @@ class Worker:
             return False
         self.turns.post(letter, partition)
         return True
+
+    def _refuse(self, letter: Letter, error: TamperedPayloadError) -> None:
+        self.receiver.refuse(letter, error)
 
     def _watch(self, request: Watch) -> bool:
         if self.routes.partition_of(request.instance_id) not in self._owned:

@@ -181,7 +181,7 @@ async def test_old_values_are_read_after_the_keys_changed(stage: Stage) -> None:
     async with stage.client(grids(keys=Keys({"three": b"3" * 32}))) as client:
         record = (await client.hub.store.records([started.instance_id]))[started.instance_id]
         with pytest.raises(PayloadRejectedError, match="sealed with key 'two', which is not known here"):
-            client.output_of(record, Any)
+            await client.output_of(record, Any)
 
 
 # What is forged
@@ -291,4 +291,4 @@ async def test_an_instance_whose_key_is_missing_parks_and_goes_on_with_it(stage:
     async with stage.playing(both) as client, asyncio.timeout(DEADLINE):
         await client.wait(started.instance_id)
         record = (await client.hub.store.records([started.instance_id]))[started.instance_id]
-        assert client.output_of(record, Any)["grid"].cells == {(0, 1): 1j}
+        assert (await client.output_of(record, Any))["grid"].cells == {(0, 1): 1j}

@@ -428,7 +428,7 @@ async def test_a_large_commit_is_moved_to_payloads_before_it_is_committed_and_re
     async with Stage() as stage:
         worker = await stage.worker(app, memory=1)
         client = await stage.client(app)
-        assert await (await client.start(large_calls, 300_000, instance_id="a")).result(10) == 1_800_000
+        assert await (await client.start(large_calls, 200_000, instance_id="a")).result(10) == 1_200_000
         calls = [name for name, _ in worker.store.log]
         assert calls.index("put_payload") < calls.index("append")
         stored = await stage.store.history("a")
@@ -446,11 +446,11 @@ async def test_the_effects_of_a_large_commit_are_swept_like_any_other() -> None:
         publishing = first.broker.before["publish"] = Gate()
         await first.start()
         client = await stage.client(app)
-        handle = await client.start(large_calls, 300_000, instance_id="a")
+        handle = await client.start(large_calls, 200_000, instance_id="a")
         await eventually(lambda: publishing.waiting)
         first.kill()
         await stage.worker(app)
-        assert await handle.result(10) == 1_800_000
+        assert await handle.result(10) == 1_200_000
 
 
 async def test_buffered_events_that_are_carried_on_may_be_large() -> None:
@@ -469,12 +469,12 @@ async def test_buffered_events_that_are_carried_on_may_be_large() -> None:
         client = await stage.client(buffering)
         handle = await client.start(buffers, 1, instance_id="a")
         for _ in range(8):
-            await client.raise_event("a", "item", "x" * 500_000)
+            await client.raise_event("a", "item", "x" * 250_000)
         await client.raise_event("a", "go")
         await client.raise_event("a", "go")
-        assert await handle.result(10) == 4_000_000
+        assert await handle.result(10) == 2_000_000
         largest = max(len(_json(commit)) for commit in stage.ledger.values())
-        assert largest < 4_000_000
+        assert largest < 2_000_000
         assert any(isinstance(event, ContinuedAsNew) for event in await stage.exact("a"))
 
 
@@ -487,7 +487,7 @@ async def test_payloads_of_one_instance_do_not_go_with_another() -> None:
         await stage.worker(app)
         client = await stage.client(app)
         for instance_id in ("a", "b"):
-            await (await client.start(large_calls, 300_000, instance_id=instance_id)).result(10)
+            await (await client.start(large_calls, 200_000, instance_id=instance_id)).result(10)
         await eventually(lambda: _purged(client))
         first = (await client.history("b"))[0]
         assert sum(isinstance(event, TaskScheduled) for event in first.events) == 6

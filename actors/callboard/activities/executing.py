@@ -9,13 +9,14 @@ from callboard.activities.runs import Run, Stop
 from callboard.activities.values import Values
 from callboard.activity import ActivityContext, entered
 from callboard.core.codec import Content
+from callboard.core.events import Payload
 from callboard.core.failure import FailureDetails
 from callboard.core.messages import TaskResult
 from callboard.ports import Host
 from callboard.registry import ActivityDefinition
 
-#: What a function returned, encoded, or why it did not.
-Outcome: TypeAlias = Content | FailureDetails | None
+#: What a function returned, ready to be sent, or why it did not.
+Outcome: TypeAlias = Payload | FailureDetails | None
 
 
 async def outcome_of(run: Run, definition: ActivityDefinition, host: Host, values: Values) -> Outcome:
@@ -26,11 +27,14 @@ async def outcome_of(run: Run, definition: ActivityDefinition, host: Host, value
     """
     context = ActivityContext(run)
     try:
-        given = values.given(run.call)
+        given = await values.given(run.call)
+        content: Content | FailureDetails | None
         with entered(context):
             if definition.is_async:
-                return values.encoded(definition, await definition.invoke(given, context))
-            return await host.in_thread(lambda: _in_thread(definition, given, context, values))
+                content = values.encoded(definition, await definition.invoke(given, context))
+            else:
+                content = await host.in_thread(lambda: _in_thread(definition, given, context, values))
+        return content if isinstance(content, FailureDetails) else await values.sealed(run.call, content)
     except asyncio.CancelledError as error:
         if _is_cancelled():
             raise
@@ -39,7 +43,7 @@ async def outcome_of(run: Run, definition: ActivityDefinition, host: Host, value
         return FailureDetails.from_exception(error)
 
 
-def result_of(run: Run, outcome: Outcome, host: Host, values: Values) -> TaskResult:
+def result_of(run: Run, outcome: Outcome, host: Host) -> TaskResult:
     """The message that tells the instance."""
     failure = outcome if isinstance(outcome, FailureDetails) else None
     return TaskResult(
@@ -47,7 +51,7 @@ def result_of(run: Run, outcome: Outcome, host: Host, values: Values) -> TaskRes
         execution_id=run.call.execution_id,
         task_scheduled_id=run.call.task_scheduled_id,
         at=host.now(),
-        result=None if isinstance(outcome, FailureDetails) else values.sealed(run.call, outcome),
+        result=None if isinstance(outcome, FailureDetails) else outcome,
         failure=failure,
         heartbeat_details=run.details if failure is not None else None,
     )
@@ -61,7 +65,7 @@ def interrupt_by_cancelling(run: Run) -> None:
 
 def _in_thread(
     definition: ActivityDefinition, given: Content | None, context: ActivityContext, values: Values
-) -> Outcome:
+) -> Content | FailureDetails | None:
     """Runs a plain function. Its errors are caught in its own thread: not every exception may cross into the event loop's."""
     try:
         return values.encoded(definition, definition.invoke(given, context))

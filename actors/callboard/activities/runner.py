@@ -69,7 +69,7 @@ class ActivityRunner:
         self._worker_id = worker_id
         self._concurrency = concurrency
         self._tracing = tracing
-        self._values = Values(codec, quarantine)
+        self._values = Values(codec, quarantine, store, host)
         self._intake = Intake(broker, host, quarantine, self._take, prefetch=concurrency)
         self._results = Results(host, sender, post=post, arrived=self._settle)
         self.claims = Claims(store, host, sender, worker_id, self._stop)
@@ -242,7 +242,7 @@ class ActivityRunner:
         if not run.told and run.stop is None:
             run.told = True
             self.executed += 1
-            self._results.deliver(run, result_of(run, outcome, self._host, self._values))
+            self._results.deliver(run, result_of(run, outcome, self._host))
 
     def _stop(self, run: Run, why: Stop) -> None:
         """Tells a run to stop. Its place becomes free when its function has ended."""

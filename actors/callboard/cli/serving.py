@@ -21,6 +21,7 @@ from callboard.cli.running import Stopping
 from callboard.cli.samples import sample_input
 from callboard.cli.working import say
 from callboard.client import Client
+from callboard.core.payloads import MAX_PAYLOAD
 from callboard.http import create_http_app
 from callboard.hub import TaskHub
 from callboard.worker import Worker, WorkerOptions
@@ -36,7 +37,7 @@ DEV_DRAIN = 5.0
 async def run_dev(app: App, hub: TaskHub, listener: Listener, folder: DataFolder, stopping: Stopping) -> None:
     """Worker and HTTP API in this process."""
     async with hub, Worker(app, hub, WorkerOptions(drain=DEV_DRAIN)), Client(hub, app) as client:
-        api = create_http_app(client, allowed_hosts=listener.allowed_hosts)
+        api = create_http_app(client, allowed_hosts=listener.allowed_hosts, body_limit=_body_limit(app))
         async with serving(api, listener, access_log=True):
             stopping.ready()
             say(_welcome(app, hub, listener, folder))
@@ -47,11 +48,15 @@ async def run_dev(app: App, hub: TaskHub, listener: Listener, folder: DataFolder
 async def run_serve(app: App | None, hub: TaskHub, listener: Listener, stopping: Stopping) -> None:
     """The HTTP API alone."""
     async with hub, Client(hub, app) as client:
-        api = create_http_app(client, allowed_hosts=listener.allowed_hosts)
+        api = create_http_app(client, allowed_hosts=listener.allowed_hosts, body_limit=_body_limit(app))
         async with serving(api, listener, access_log=True):
             stopping.ready()
             say(f"Serving hub {hub.name!r} at {listener.url}. Ctrl-C stops it.")
             await stopping.wait()
+
+
+def _body_limit(app: App | None) -> int:
+    return app.codec_options.max_payload if app is not None else MAX_PAYLOAD
 
 
 def _welcome(app: App, hub: TaskHub, listener: Listener, folder: DataFolder) -> str:

@@ -28,6 +28,7 @@ from callboard.core.messages import (
     Terminate,
 )
 from callboard.hub import TaskHub
+from callboard.large_values import LargeValues
 from callboard.ports import Host, InstanceFilter
 from callboard.registry import Registry, check_version
 from callboard.telemetry import Telemetry
@@ -56,11 +57,12 @@ class Client:
         self._registry = app.registry if app is not None else Registry()
         self._codec = hub.codec(app)
         self._connection = Connection(hub, host, telemetry)
+        self._large = LargeValues(hub.store, self._connection.host)
         self._host = self._connection.host
         self._endings = Endings(self._connection)
         self._starts = Starts(self._connection, self._endings)
         self._purges = Purges(self._connection)
-        self._conversations = Conversations(self._connection, self._codec)
+        self._conversations = Conversations(self._connection, self._codec, self._large)
 
     @property
     def hub(self) -> TaskHub:
@@ -162,6 +164,7 @@ class Client:
     ) -> str:
         instance_id = self._host.token() if instance_id is None else check_instance_id(instance_id)
         execution_id, now = self._host.token(), self._host.now()
+        payload = self._codec.seal(content, input_place(instance_id, execution_id))
         record = InstanceRecord(
             instance_id=instance_id,
             partition=self._connection.routes.partition_of(instance_id),
@@ -169,18 +172,21 @@ class Client:
             name=name,
             version=version,
             tags=tags,
-            input=self._codec.seal(content, input_place(instance_id, execution_id)),
+            input=await self._large.kept(payload, instance_id),
             created_time=now,
             last_updated_time=now,
         )
-        return await self._starts.start(record)
+        started = await self._starts.start(record)
+        if record.input is not payload:  # a purge of the id's last instance may have come between, and taken it along
+            await self._large.kept(payload, instance_id)
+        return started
 
     # Looking
 
     async def find(self, instance_id: str) -> InstanceStatus | None:
         """Looks at an instance; None if there is none of that id."""
         record = await self._connection.find(instance_id)
-        return InstanceStatus.of(record, self._codec) if record is not None else None
+        return await self._status_of(record) if record is not None else None
 
     async def get_status(self, instance_id: str) -> InstanceStatus:
         """Looks at an instance.
@@ -188,7 +194,7 @@ class Client:
         Raises:
             InstanceNotFoundError: there is none of that id.
         """
-        return InstanceStatus.of(await self._connection.record(instance_id), self._codec)
+        return await self._status_of(await self._connection.record(instance_id))
 
     async def wait(self, instance_id: str, timeout: float | None = None) -> InstanceStatus:
         """Waits until an instance has ended; its end arrives by message, not by polling.
@@ -197,25 +203,31 @@ class Client:
             InstanceNotFoundError: there is none of that id.
             TimeoutError: it has not ended within ``timeout`` seconds.
         """
-        return InstanceStatus.of(await self.wait_for_record(instance_id, timeout), self._codec)
+        return await self._status_of(await self.wait_for_record(instance_id, timeout))
+
+    async def _status_of(self, record: InstanceRecord) -> InstanceStatus:
+        return InstanceStatus.of(await self._large.whole_record(record), self._codec)
 
     async def history(self, instance_id: str) -> list[Commit]:
-        """The instance's history, commit by commit.
+        """The instance's history, commit by commit, with all its values.
 
         Raises:
             InstanceNotFoundError: there is none of that id.
         """
-        await self._connection.record(instance_id)
-        return await restored_all(self.hub.store, await self.hub.store.history(instance_id))
+        return await self._large.whole_commits(await self._stored_history(instance_id))
 
     async def readable_history(self, instance_id: str) -> list[Commit]:
-        """`history` for people: encrypted values are opened if the keys are here, of pickles it says only that they are some."""
-        return readable(self._codec, await self.history(instance_id))
+        """`history` for people: encrypted values are opened if the keys are here; of pickles and of large values it says what they are."""
+        return readable(self._codec, await self._stored_history(instance_id))
+
+    async def _stored_history(self, instance_id: str) -> list[Commit]:
+        await self._connection.record(instance_id)
+        return await restored_all(self.hub.store, await self.hub.store.history(instance_id))
 
     async def list_instances(
         self, which: InstanceFilter | None = None, *, limit: int = 100, continuation: str | None = None
     ) -> InstancesPage:
-        """Lists instances, newest first, a page at a time."""
+        """Lists instances, newest first, a page at a time; of large values it says what they are."""
         page = await self.hub.store.query(which or InstanceFilter(), limit=limit, continuation=continuation)
         return InstancesPage(
             instances=tuple(InstanceStatus.of(record, self._codec) for record in page.records),
@@ -254,6 +266,7 @@ class Client:
         target = await self._connection.require_running(instance_id)
         message_id, at = self._host.token(), self._host.now()
         payload = self._codec.seal(content, event_place(instance_id, message_id, name))
+        payload = await self._large.kept(payload, instance_id)
         event = RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload)
         with self._connection.tracing.raising(event, target) as traced:
             await self._connection.send(traced)
@@ -446,7 +459,7 @@ class Client:
             OrchestrationNotRegisteredError: the app knows orchestrations, but not this one.
             PayloadRejectedError: its input is sealed, and cannot be opened here.
         """
-        record = await self._connection.record(instance_id)
+        record = await self._large.whole_record(await self._connection.record(instance_id))
         target = self._target(record.name, record.version)
         again = None if restart_with_new_instance_id else instance_id
         content = self._codec.open(record.input, input_place(instance_id, record.execution_id))
@@ -484,8 +497,9 @@ class Client:
         """Waits until an instance has ended and returns its record."""
         return await self._endings.wait(instance_id, timeout)
 
-    def output_of(self, record: InstanceRecord, expected: Any) -> Any:
-        """Decodes the output of an instance that has completed."""
+    async def output_of(self, record: InstanceRecord, expected: Any) -> Any:
+        """Fetches and decodes the output of an instance that has completed."""
+        record = await self._large.whole_record(record)
         place = output_place(record.instance_id, record.execution_id, record.parent)
         return load(self._codec.open(record.output, place), expected, f"The result of {record.name!r}")
 

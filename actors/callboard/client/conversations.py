@@ -18,7 +18,9 @@ from callboard.core.conversation import Question
 from callboard.core.events import Asker, AskingClient, Payload
 from callboard.core.instances import check_instance_id
 from callboard.core.messages import DeliverMessage, Query, Reply
+from callboard.core.references import is_large
 from callboard.errors import InvalidPayloadError, QueryFailedError
+from callboard.large_values import LargeValues
 
 #: How long to wait for an answer before asking again, in seconds: it, or its notice, may have been lost.
 ASK_AGAIN = 30.0
@@ -34,9 +36,10 @@ class Answer(msgspec.Struct, frozen=True):
 class Conversations:
     """What one client has asked and not been answered yet."""
 
-    def __init__(self, connection: Connection, codec: Codec) -> None:
+    def __init__(self, connection: Connection, codec: Codec, large: LargeValues) -> None:
         self._connection = connection
         self._codec = codec
+        self._large = large
         self._asker = AskingClient(inbox=connection.client_id)
         self._waiting: dict[str, list[_Waiting]] = {}
         connection.on(Reply, self._on_reply)
@@ -44,19 +47,20 @@ class Conversations:
 
     async def send(self, instance_id: str, name: str, content: Content | None, message_id: str | None) -> None:
         """Sends a message that asks for no answer."""
-        message = self._message(instance_id, name, content, message_id, asker=None)
         await self._connection.require_running(instance_id)
+        message = await self._message(instance_id, name, content, message_id, asker=None)
         await self._connection.send(message)
 
     async def ask(
         self, instance_id: str, name: str, content: Content | None, message_id: str | None, timeout: float | None
     ) -> Answer:
         """Sends a message and returns its answer."""
-        message = self._message(instance_id, name, content, message_id, asker=self._asker)
+        message = await self._message(instance_id, name, content, message_id, asker=self._asker)
         hint = f"It may still be handled: ask again with message_id={message.message_id!r} for the same answer."
         reply = await self._reply(message.message_id, message, timeout, hint)
         if reply.failure is None:
-            return Answer(reply.result, answer_place(instance_id, message.message_id, self._asker))
+            whole = await self._large.fetched(reply.result)
+            return Answer(whole, answer_place(instance_id, message.message_id, self._asker))
         if reply.failure.error_type in (NOT_FOUND, NOT_RUNNING):
             await self._connection.require_running(instance_id)
         raise message_error(name, -1, reply.failure)
@@ -69,16 +73,24 @@ class Conversations:
             query_id=query_id,
             name=name,
             asker=self._asker,
-            input=self._codec.seal(content, message_place(instance_id, query_id, name)),
+            input=await self._kept(content, message_place(instance_id, query_id, name)),
         )
         reply = await self._reply(query_id, query, timeout, "Is a worker running?")
         if reply.failure is None:
-            return Answer(reply.result, answer_place(instance_id, query_id, self._asker))
+            whole = await self._large.fetched(reply.result)
+            return Answer(whole, answer_place(instance_id, query_id, self._asker))
         if reply.failure.error_type == NOT_FOUND:
             await self._connection.require_running(instance_id)
         raise QueryFailedError(name, reply.failure)
 
-    def _message(
+    async def _kept(self, content: Content | None, place: Place) -> Payload | None:
+        """The payload of what is asked; what is large is kept for an instance only if there is one."""
+        payload = self._codec.seal(content, place)
+        if is_large(payload):
+            await self._connection.require_running(place.instance_id)
+        return await self._large.kept(payload, place.instance_id)
+
+    async def _message(
         self, instance_id: str, name: str, content: Content | None, message_id: str | None, *, asker: Asker | None
     ) -> DeliverMessage:
         name, message_id = payloads.text(name, "The name of a message"), self._message_id(message_id)
@@ -87,7 +99,7 @@ class Conversations:
             message_id=message_id,
             name=name,
             at=self._connection.host.now(),
-            input=self._codec.seal(content, message_place(instance_id, message_id, name)),
+            input=await self._kept(content, message_place(instance_id, message_id, name)),
             asker=asker,
         )
 

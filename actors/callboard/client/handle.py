@@ -37,4 +37,4 @@ class InstanceHandle(Generic[T]):
         if record.runtime_status != "Completed":
             output = InstanceStatus.of(record).output
             raise OrchestrationFailedError(self.instance_id, record.runtime_status, record.failure, output)
-        return cast("T", self._client.output_of(record, self._result_type))
+        return cast("T", await self._client.output_of(record, self._result_type))

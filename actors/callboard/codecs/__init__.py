@@ -12,7 +12,7 @@ from callboard.codecs.envelope import Envelope, read, written
 from callboard.codecs.keys import Keys
 from callboard.codecs.pickles import Pickled
 from callboard.core import payloads
-from callboard.core.codec import Content, Place, is_sealed
+from callboard.core.codec import Content, Place, is_sealed, named, refuse_reference
 from callboard.core.events import Payload
 from callboard.errors import (
     ConfigurationError,
@@ -96,40 +96,41 @@ class HubCodec:
     def open(self, payload: Payload | None, place: Place) -> Content | None:
         if payload is None or not is_sealed(payload):
             return payload
+        refuse_reference(payload, place)
         try:
             envelope = read(payload)
         except ValueError as error:
-            raise TamperedPayloadError(f"{_capital(place)} is no whole envelope: {error}.") from error
+            raise TamperedPayloadError(f"{named(place)} is no whole envelope: {error}.") from error
         data = self._data_of(envelope, place)
         if envelope.codec == "json":
             return data.decode()
         if envelope.codec != "cloudpickle":
-            raise PayloadRejectedError(f"{_capital(place)} has the codec {envelope.codec!r}, which is not known here.")
+            raise PayloadRejectedError(f"{named(place)} has the codec {envelope.codec!r}, which is not known here.")
         if not self.options.allow_pickle:
             raise PayloadRejectedError(
-                f"{_capital(place)} is a pickle, and pickles are not allowed here. If you trust all who hold its key: "
+                f"{named(place)} is a pickle, and pickles are not allowed here. If you trust all who hold its key: "
                 "App(…, allow_pickle=True)."
             )
         return Pickled(data)
 
     def _data_of(self, envelope: Envelope, place: Place) -> bytes:
         if envelope.cipher is None and envelope.mac is None:
-            raise TamperedPayloadError(f"{_capital(place)} is not signed.")
+            raise TamperedPayloadError(f"{named(place)} is not signed.")
         key = self._keys.find(envelope.key) if self._keys is not None else None
         if key is None:
             raise PayloadRejectedError(
-                f"{_capital(place)} is sealed with key {envelope.key[:64]!r}, which is not known here: add it to CALLBOARD_KEYS."
+                f"{named(place)} is sealed with key {envelope.key[:64]!r}, which is not known here: add it to CALLBOARD_KEYS."
             )
         if envelope.cipher not in (None, seals.AES):
-            raise PayloadRejectedError(f"{_capital(place)} has the cipher {envelope.cipher!r}, not known here.")
+            raise PayloadRejectedError(f"{named(place)} has the cipher {envelope.cipher!r}, not known here.")
         try:
             return (seals.verified if envelope.cipher is None else seals.decrypted)(envelope, place, key)
         except seals.WrongSealError:
             raise TamperedPayloadError(
-                f"{_capital(place)} has a wrong seal: it was changed, belongs elsewhere, or two keys have the id {envelope.key!r}."
+                f"{named(place)} has a wrong seal: it was changed, belongs elsewhere, or two keys have the id {envelope.key!r}."
             ) from None
         except ConfigurationError as error:
-            raise PayloadRejectedError(f"{_capital(place)} is encrypted. {error}") from None
+            raise PayloadRejectedError(f"{named(place)} is encrypted. {error}") from None
 
     def require(self, codec: str | None) -> None:
         """Raises ConfigurationError if values of this codec could not travel both ways here."""
@@ -155,8 +156,3 @@ class HubCodec:
 def _data(content: Any) -> bytes:
     assert isinstance(content, Pickled)
     return content.data
-
-
-def _capital(place: Place) -> str:
-    text = str(place)
-    return text[:1].upper() + text[1:]

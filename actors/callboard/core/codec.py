@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from callboard.core import payloads
+from callboard.core import payloads, references
 from callboard.core.events import Asker, AskingTask, ParentInstance, Payload
 from callboard.errors import InvalidPayloadError, PayloadRejectedError
 
@@ -31,6 +31,12 @@ class Place(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"the {self.field} of instance {self.instance_id!r}"
+
+
+def named(place: Place) -> str:
+    """A place at the beginning of a sentence."""
+    text = str(place)
+    return text[:1].upper() + text[1:]
 
 
 def input_place(instance_id: str, execution_id: str) -> Place:
@@ -164,12 +170,23 @@ class JsonCodec:
         return content
 
     def open(self, payload: Payload | None, place: Place) -> Content | None:
+        refuse_reference(payload, place)
         if payload is not None and is_sealed(payload):
-            raise PayloadRejectedError(f"{place} is sealed, and no keys are configured here. Set CALLBOARD_KEYS.")
+            raise PayloadRejectedError(
+                f"{named(place)} is sealed, and no keys are configured here. Set CALLBOARD_KEYS."
+            )
         return payload
 
 
 JSON = JsonCodec()
+
+
+def refuse_reference(payload: Payload | None, place: Place) -> None:
+    """Raises PayloadRejectedError for a reference: the value that it stands for should be here, and was not found."""
+    if (reference := references.read(payload)) is not None:
+        raise PayloadRejectedError(
+            f"{named(place)} is a large value that is not there: payload {reference.ref}. Restore it from a backup."
+        )
 
 
 def is_sealed(payload: Payload) -> bool:

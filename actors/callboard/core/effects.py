@@ -38,6 +38,7 @@ from callboard.core.messages import (
     Reply,
     Terminate,
 )
+from callboard.core.references import as_told
 from callboard.core.state import terminated_failure
 from callboard.core.tracing import action_context
 
@@ -290,6 +291,6 @@ def _child_result(commit: Commit, event: ExecutionCompleted, parent: ParentInsta
         execution_id=parent.execution_id,
         task_scheduled_id=parent.task_scheduled_id,
         at=event.timestamp,
-        result=event.result if failure is None else None,
+        result=as_told(event.result) if failure is None else None,
         failure=failure,
     )

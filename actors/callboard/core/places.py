@@ -91,6 +91,12 @@ def event_value(event: HistoryEvent, instance_id: str, execution_id: str) -> tup
     return None if payload is None else (field, payload, place)
 
 
+def payload_of(message: Message) -> Payload | None:
+    """The value of a message, without its place: that costs nothing."""
+    payload: Payload | None = getattr(message, "result", None) or getattr(message, "input", None)
+    return payload
+
+
 def message_value(message: Message) -> tuple[str, Payload, Place] | None:
     """The same for a message that is on its way."""
     match message:
