@@ -25,28 +25,44 @@ class TaskHub:
         store: Not opened yet.
         partitions: What a new hub gets; None takes what the hub has, or 32 for a new one.
         keys: For sealed values, where the app brings none of its own.
+        create: Makes the hub if it is not there yet.
     """
 
     def __init__(
-        self, name: str, broker: Broker, store: Store, *, partitions: int | None = None, keys: Keys | None = None
+        self,
+        name: str,
+        broker: Broker,
+        store: Store,
+        *,
+        partitions: int | None = None,
+        keys: Keys | None = None,
+        create: bool = True,
     ) -> None:
         self.name = check_hub(name)
         self.broker = broker
         self.store = store
         self.partitions = partitions or 0
         self._wanted = partitions
+        self._create = create
         self._keys = keys
 
     @classmethod
     def from_urls(
-        cls, name: str, *, broker: str, store: str, partitions: int | None = None, keys: Keys | None = None
+        cls,
+        name: str,
+        *,
+        broker: str,
+        store: str,
+        partitions: int | None = None,
+        keys: Keys | None = None,
+        create: bool = True,
     ) -> TaskHub:
         """Finds the adapters by the URLs' schemes.
 
         Raises:
             ConfigurationError: no adapter is installed for a scheme; says which there are.
         """
-        return cls(name, open_broker(broker), open_store(store), partitions=partitions, keys=keys)
+        return cls(name, open_broker(broker), open_store(store), partitions=partitions, keys=keys, create=create)
 
     def codec(self, app: App | None) -> HubCodec:
         """How values are encoded and sealed by this app, or without one.
@@ -63,8 +79,9 @@ class TaskHub:
         Raises:
             UnavailableError: one cannot be reached or refuses the credentials; says which, and what to check.
             HubMismatchError: the hub has another number of partitions.
+            HubNotFoundError: there is no such hub, and it is not to be made.
         """
-        self.partitions = await self.store.open(self.name, self._wanted)
+        self.partitions = await self.store.open(self.name, self._wanted, create=self._create)
         await self.broker.open(self.name, self.partitions)
 
     async def aclose(self) -> None:

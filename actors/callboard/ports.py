@@ -349,11 +349,12 @@ class Store(Protocol):
 
     # Instances and histories
 
-    async def create(self, records: Sequence[InstanceRecord]) -> list[CreateOutcome]:
+    async def create(self, records: Sequence[InstanceRecord], *, replace: bool = True) -> list[CreateOutcome]:
         """Makes Pending (or, for a child ended before its start, Terminated) records; the unique id decides every race.
 
         A record that is terminal under another execution id is replaced in one conditional update, which keeps its ``head`` and sets
-        ``first`` to ``head + 1``; the given record's own ``head`` and ``first`` are ignored then. Outcomes are in the order given.
+        ``first`` to ``head + 1``; the given record's own ``head`` and ``first`` are ignored then. Without ``replace`` only the id of a
+        purged instance can be used again. Outcomes are in the order given.
         A repeated ``create`` is told from a new one by the execution id, also when the instance has since gone on, ended or been purged.
         """
         ...
@@ -408,8 +409,13 @@ class Store(Protocol):
         """The oldest commits up to ``before`` whose effects are not known to be done; one marked a moment ago may still be among them."""
         ...
 
-    async def pending_starts(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[InstanceRecord]:
-        """Pending records created up to ``before`` whose scheduled start (if any) has come, those due longest first."""
+    async def pending_starts(
+        self, partitions: Sequence[int], *, before: datetime, limit: int, ahead: float = 0.0
+    ) -> list[InstanceRecord]:
+        """Pending records created up to ``before``, those due longest first.
+
+        Of records with a scheduled start: those due by now, or within ``ahead`` seconds, by the store's clock.
+        """
         ...
 
     async def parked(self, partitions: Sequence[int], limit: int, *, after: str | None = None) -> list[ParkedInstance]:

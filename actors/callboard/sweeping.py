@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from callboard.activities.lapses import after_lapse
 from callboard.bodies import restored
-from callboard.core.instances import Commit
+from callboard.core.instances import Commit, InstanceRecord
 from callboard.core.messages import ActivityCall, StartExecution, TaskResult, Wake
 from callboard.effects import Effects
 from callboard.errors import UnavailableError
@@ -49,6 +49,8 @@ class Sweeper:
         self._owned: frozenset[int] = frozenset()
         self._gained: frozenset[int] = frozenset()
         self._wake = asyncio.Event()
+        self._scheduled: set[str] = set()
+        """Executions that begin within moments."""
         self.swept = 0
 
     def own(self, partitions: frozenset[int]) -> None:
@@ -91,15 +93,28 @@ class Sweeper:
         unsent = await self._store.unsent(numbers, before=before, limit=PAGE)
         forgotten = [commit for commit in unsent if not self._effects.in_flight(commit)]
         carried_out = [await self._carry_out_again(commit) for commit in forgotten].count(True)
-        for record in await self._store.pending_starts(numbers, before=before, limit=PAGE):
-            if not self._is_active(record.instance_id):
-                self.swept += 1
-                self._post(Letter(StartExecution(instance_id=record.instance_id, execution_id=record.execution_id)))
+        for record in await self._store.pending_starts(numbers, before=before, limit=PAGE, ahead=EVERY):
+            self._start(record)
         for claim in await self._store.expired_claims(numbers, PAGE):
             self.swept += 1
             self._resend(claim)
         if carried_out and len(unsent) == PAGE:  # there is more behind; but do not run in circles around what is stuck
             self._wake.set()
+
+    def _start(self, record: InstanceRecord) -> None:
+        due = record.scheduled_start_time
+        if due is not None and due > self._host.now():
+            if record.execution_id not in self._scheduled:
+                self._scheduled.add(record.execution_id)
+                self._host.spawn(self._start_when_due(record, due), name="callboard scheduled start")
+        elif not self._is_active(record.instance_id):
+            self.swept += 1
+            self._post(Letter(StartExecution(instance_id=record.instance_id, execution_id=record.execution_id)))
+
+    async def _start_when_due(self, record: InstanceRecord, due: datetime) -> None:
+        await self._host.sleep(max((due - self._host.now()).total_seconds(), 0.0))
+        self._scheduled.discard(record.execution_id)
+        self._post(Letter(StartExecution(instance_id=record.instance_id, execution_id=record.execution_id)))
 
     async def _carry_out_again(self, commit: Commit) -> bool:
         try:

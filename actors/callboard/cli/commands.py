@@ -10,7 +10,7 @@ import typer
 
 from callboard.activities import CONCURRENCY
 from callboard.app import App
-from callboard.cli import conversing, looking
+from callboard.cli import acting, conversing, looking
 from callboard.cli.embedded import DEFAULT_FOLDER, DataFolder
 from callboard.cli.listening import Listener
 from callboard.cli.loading import load_app
@@ -49,6 +49,7 @@ commands = typer.Typer(
     epilog="Start here: callboard dev MODULE:APP",
 )
 looking.add_to(commands)
+acting.add_to(commands)
 conversing.add_to(commands)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from callboard.client.explaining import Explanation
 from callboard.core.folding import EventJson, timestamp
 from callboard.core.instances import InstanceRecord
-from callboard.ports import Quarantined
+from callboard.ports import HubView, Quarantined
 
 #: How much of a value fits in a row of a list, in characters.
 _EXCERPT = 60
@@ -31,13 +32,67 @@ def print_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
+def console() -> Console:
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)
+
+
 def print_table(table: Table) -> None:
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)
-    console.print(table if table.row_count else "None.")
+    console().print(table if table.row_count else "None.")
 
 
-def status_table(record: InstanceRecord) -> Table:
-    """One instance, a row for each field."""
+def explanation_table(explanation: Explanation) -> Table:
+    """Why an instance is where it is, a row for each reason."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row(Text(""), _text(f"{explanation.name} {explanation.instance_id} is {explanation.runtime_status}."))
+    for reason in explanation.reasons:
+        table.add_row(
+            Text("!" if reason.trouble else "·", style="yellow" if reason.trouble else "dim"), _text(reason.text)
+        )
+    return table
+
+
+def counts_table(counts: Mapping[str, int]) -> Table:
+    """Numbers of instances, a row for each status."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for status, number in sorted(counts.items()):
+        table.add_row(Text(status, style=_COLOURS.get(status, "")), Text(f"{number:,}", justify="right"))
+    return table
+
+
+def hub_table(view: HubView) -> Table:
+    """A hub's workers with their partitions, and the partitions that nobody owns."""
+    owned: dict[str | None, list[int]] = {}
+    for lease in view.leases:
+        owned.setdefault(None if lease.expired else lease.owner, []).append(lease.partition)
+    table = Table("worker", "where", "since", "partitions", "activity queues")
+    for worker in view.workers:
+        mine = owned.pop(worker.worker_id, [])
+        table.add_row(
+            _text(worker.worker_id),
+            _text(f"{worker.host}, pid {worker.pid}"),
+            _text(_shown(worker.started)),
+            _text(_ranges(mine) if worker.orchestrations else "activities only"),
+            _text(", ".join(worker.queues)),
+        )
+    unowned = sorted(number for numbers in owned.values() for number in numbers)
+    if unowned:
+        table.add_row(Text("nobody", style="yellow"), "", "", _text(_ranges(unowned)), "")
+    return table
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in order, runs of them shortened: 0-3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def status_table(record: InstanceRecord, explanation: Explanation | None = None) -> Table:
+    """One instance, a row for each field, and for each reason why it does not go on."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows: list[tuple[str, Text]] = [
         ("instance", _text(record.instance_id)),
@@ -55,6 +110,7 @@ def status_table(record: InstanceRecord) -> Table:
         rows.append(("parent", _text(record.parent.instance_id)))
     if record.parked is not None:
         rows.append((f"parked since {_shown(record.parked.at)}", _text(record.parked.reason)))
+    rows.extend(("", _text(reason.text)) for reason in (explanation.reasons if explanation else ()))
     for name, value in rows:
         table.add_row(Text(name, style="dim"), value)
     return table

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Self, TypeVar, overload
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from callboard.app import App
 from callboard.bodies import restored_all
 from callboard.client.connection import Connection
 from callboard.client.conversations import Answer, Conversations
 from callboard.client.endings import Endings
+from callboard.client.explaining import Explanation, explain
 from callboard.client.handle import InstanceHandle
 from callboard.client.purging import PurgeResult, Purges
-from callboard.client.starts import Starts
+from callboard.client.starts import StartOptions, Starts, batch
 from callboard.client.status import InstancesPage, InstanceStatus
 from callboard.codecs import CodecName
 from callboard.codecs.showing import readable, shown
@@ -20,7 +22,7 @@ from callboard.core import payloads
 from callboard.core.codec import Content, event_place, input_place, load, output_place
 from callboard.core.events import Payload
 from callboard.core.execution import CallTarget
-from callboard.core.instances import Commit, InstanceRecord, check_instance_id
+from callboard.core.instances import Commit, InstanceRecord
 from callboard.core.messages import (
     RaiseEvent,
     Resume,
@@ -60,7 +62,7 @@ class Client:
         self._large = LargeValues(hub.store, self._connection.host)
         self._host = self._connection.host
         self._endings = Endings(self._connection)
-        self._starts = Starts(self._connection, self._endings)
+        self._starts = Starts(self._connection, self._endings, self._codec, self._large)
         self._purges = Purges(self._connection)
         self._conversations = Conversations(self._connection, self._codec, self._large)
 
@@ -91,42 +93,23 @@ class Client:
         self,
         orchestration: Callable[..., Coroutine[Any, Any, T]],
         input: object = None,
-        *,
-        instance_id: str | None = None,
-        version: str | None = None,
-        tags: dict[str, str] | None = None,
+        **options: Unpack[StartOptions],
     ) -> InstanceHandle[T]: ...
 
     @overload
     async def start(
-        self,
-        orchestration: str | Callable[..., Any],
-        input: object = None,
-        *,
-        instance_id: str | None = None,
-        version: str | None = None,
-        tags: dict[str, str] | None = None,
+        self, orchestration: str | Callable[..., Any], input: object = None, **options: Unpack[StartOptions]
     ) -> InstanceHandle[Any]: ...
 
     async def start(
-        self,
-        orchestration: str | Callable[..., Any],
-        input: object = None,
-        *,
-        instance_id: str | None = None,
-        version: str | None = None,
-        tags: dict[str, str] | None = None,
+        self, orchestration: str | Callable[..., Any], input: object = None, **options: Unpack[StartOptions]
     ) -> InstanceHandle[Any]:
         """Starts an orchestration; returns once that is durable. It will run, whatever happens to this process.
-
-        An id whose instance has ended is taken anew (Durable Functions' default policy).
 
         Args:
             orchestration: The function, or the name it is registered under.
             input: Its input.
-            instance_id: By default 32 random hex digits.
-            version: By default the one the function is registered for, else the app's, else the newest that the app registers.
-            tags: Kept with the instance.
+            options: See `StartOptions`: ``instance_id``, ``version``, ``tags``, ``start_at``, ``id_reuse``.
 
         Raises:
             InstanceAlreadyExistsError: the id is in use by an instance that has not ended.
@@ -134,52 +117,41 @@ class Client:
             InvalidInstanceIdError: the id is not allowed.
             InvalidPayloadError: the input has no JSON form, or is too large.
         """
-        target = self._target(orchestration, version)
+        target = self._target(orchestration, options.get("version"))
         content = self._codec.encode(input, f"The input of orchestration {target.name!r}", target.codec)
-        started = await self._start(target.name, content, instance_id=instance_id, version=target.version, tags=tags)
+        options["version"] = target.version
+        started = await self._starts.start(target.name, content, options)
         return InstanceHandle(self, started, target.result_type)
 
-    async def start_encoded(
+    async def start_many(
         self,
-        name: str,
-        payload: Payload | None,
-        *,
-        instance_id: str | None = None,
-        version: str | None = None,
-        tags: dict[str, str] | None = None,
-    ) -> str:
-        """`start` with an input that is JSON text already; returns the instance id."""
-        version = self._target(name, version).version
-        content = self._checked(payload, f"The input of orchestration {name!r}")
-        return await self._start(name, content, instance_id=instance_id, version=version, tags=tags)
+        orchestration: str | Callable[..., Any],
+        inputs: Sequence[object],
+        options: Sequence[StartOptions] | None = None,
+    ) -> list[InstanceHandle[Any]]:
+        """Starts an orchestration once for each input, in as few calls of the store as possible.
 
-    async def _start(
-        self,
-        name: str,
-        content: Content | None,
-        *,
-        instance_id: str | None,
-        version: str | None,
-        tags: dict[str, str] | None,
-    ) -> str:
-        instance_id = self._host.token() if instance_id is None else check_instance_id(instance_id)
-        execution_id, now = self._host.token(), self._host.now()
-        payload = self._codec.seal(content, input_place(instance_id, execution_id))
-        record = InstanceRecord(
-            instance_id=instance_id,
-            partition=self._connection.routes.partition_of(instance_id),
-            execution_id=execution_id,
-            name=name,
-            version=version,
-            tags=tags,
-            input=await self._large.kept(payload, instance_id),
-            created_time=now,
-            last_updated_time=now,
-        )
-        started = await self._starts.start(record)
-        if record.input is not payload:  # a purge of the id's last instance may have come between, and taken it along
-            await self._large.kept(payload, instance_id)
-        return started
+        Args:
+            orchestration: The function, or the name it is registered under.
+            inputs: One for each instance.
+            options: As many as inputs: ids, tags and so on of each.
+
+        Raises:
+            ExceptionGroup: some could not be started, each with what `start` raises; all the others are.
+        """
+        each = zip(inputs, batch(options, len(inputs)), strict=True)
+        starts = [self.start(orchestration, input, **chosen) for input, chosen in each]
+        started = await asyncio.gather(*starts, return_exceptions=True)
+        failures = [outcome for outcome in started if isinstance(outcome, Exception)]
+        if failures:
+            raise ExceptionGroup(f"{len(failures)} of {len(started)} instances could not be started", failures)
+        return [outcome for outcome in started if isinstance(outcome, InstanceHandle)]
+
+    async def start_encoded(self, name: str, payload: Payload | None, **options: Unpack[StartOptions]) -> str:
+        """`start` with an input that is JSON text already; returns the instance id."""
+        options["version"] = self._target(name, options.get("version")).version
+        content = self._checked(payload, f"The input of orchestration {name!r}")
+        return await self._starts.start(name, content, options)
 
     # Looking
 
@@ -233,6 +205,18 @@ class Client:
             instances=tuple(InstanceStatus.of(record, self._codec) for record in page.records),
             continuation=page.continuation,
         )
+
+    async def count(self, which: InstanceFilter | None = None) -> dict[str, int]:
+        """How many instances there are of each status; those of which there is none are left out."""
+        return await self.hub.store.count(which or InstanceFilter())
+
+    async def explain(self, instance_id: str) -> Explanation:
+        """Says why an instance is where it is: what it waits for, who has it, and what stands in its way.
+
+        Raises:
+            InstanceNotFoundError: there is none of that id.
+        """
+        return await explain(self.hub.store, instance_id)
 
     # Sending
 
@@ -461,9 +445,11 @@ class Client:
         """
         record = await self._large.whole_record(await self._connection.record(instance_id))
         target = self._target(record.name, record.version)
-        again = None if restart_with_new_instance_id else instance_id
-        content = self._codec.open(record.input, input_place(instance_id, record.execution_id))
-        started = await self._start(record.name, content, instance_id=again, version=record.version, tags=record.tags)
+        options = StartOptions(version=record.version, tags=record.tags)
+        if not restart_with_new_instance_id:
+            options["instance_id"] = instance_id
+        content = self._codec.open(record.input, input_place(record.instance_id, record.execution_id))
+        started = await self._starts.start(record.name, content, options)
         return InstanceHandle(self, started, target.result_type)
 
     async def purge(self, instance_id: str, *, recursive: bool = True) -> int:

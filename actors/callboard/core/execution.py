@@ -259,6 +259,10 @@ class Execution:
         held = (event for event in self._deferred if isinstance(event, EventRaised | MessageReceived))
         return (*(waiting[number] for number in sorted(waiting)), *held)
 
+    def awaited_events(self) -> tuple[str, ...]:
+        """Names of the external events that the code waits for."""
+        return self._inbox.awaited()
+
     def close(self) -> None:
         """Ends the activation without letting the code act: its requests go nowhere from now on."""
         if not self._live:
@@ -312,10 +316,12 @@ class Execution:
         self.parent_instance_id = event.parent.instance_id if event.parent else None
         content = self._codec.open(event.input, input_place(self.instance_id, self.execution_id))
         self.tags, self.input = dict(event.tags or {}), content
-        main = self._loop.create_task(self._main(content), name="main")
+        main = self._loop.create_task(self._main(content, event.scheduled_start_time), name="main")
         main.add_done_callback(self._on_returned)
 
-    async def _main(self, content: Content | None) -> Payload | None:
+    async def _main(self, content: Content | None, not_before: datetime | None) -> Payload | None:
+        if not_before is not None and not_before > self.now:  # a message was there before its time had come
+            await self.create_timer(not_before)
         returned = await self.awaited(self._orchestration.invoke(OrchestrationContext(self), content))
         if self._continue is not None:
             return None
@@ -462,7 +468,7 @@ class Execution:
             version = payloads.text(version, "The version of an orchestration")
         target = self._targets.orchestration(orchestration, version)
         content = self._codec.encode(value, f"The input of orchestration {target.name!r}", target.codec)
-        merged = {**self.tags, **_checked_tags(tags)} or None
+        merged = {**self.tags, **(payloads.checked_tags(tags) or {})} or None
 
         def ask(task_id: int, instance_id: str, *, fire_and_forget: bool) -> None:
             execution_id = derived_execution_id(self.execution_id, task_id, "child")
@@ -694,11 +700,6 @@ def _up_to_millisecond(time: datetime) -> datetime:
     """Stores keep milliseconds; a timer must not fire early, so it is rounded up."""
     excess = time.microsecond % 1000
     return time + _MILLISECOND - timedelta(microseconds=excess) if excess else time
-
-
-def _checked_tags(tags: dict[str, str] | None) -> dict[str, str]:
-    given = (tags or {}).items()
-    return {payloads.text(key, "The name of a tag"): payloads.text(value, f"Tag {key!r}") for key, value in given}
 
 
 async def _drive(generator: Generator[Any, Any, Any]) -> Any:

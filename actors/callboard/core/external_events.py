@@ -62,6 +62,10 @@ class EventInbox:
         """Events that nobody took, by number of arrival."""
         return {number: event for number, (event, _) in self._waiting.items()}
 
+    def awaited(self) -> tuple[str, ...]:
+        """The names that somebody waits for now, as the code wrote them."""
+        return tuple(line[0].name for line in self._lines.values())
+
     def waiter(self, name: str, expected: Any) -> EventWaiter[Any]:
         """One who may wait for the next event of a name."""
         return EventWaiter(self, self._loop, next(self._waiters), name, payloads.decodable(expected))
@@ -100,14 +104,14 @@ class EventInbox:
 class EventWaiter(DurableTask[T]):
     """Waits for one event, from the moment on that it is awaited."""
 
-    __slots__ = ("_callbacks_left", "_default", "_expected", "_expired", "_inbox", "_name", "_timer", "key", "number")
+    __slots__ = ("_callbacks_left", "_default", "_expected", "_expired", "_inbox", "_timer", "key", "name", "number")
 
     def __init__(self, inbox: EventInbox, loop: DeterministicLoop, number: int, name: str, expected: Any) -> None:
         super().__init__(loop=loop)
         self.number = number
         self.key = name.casefold()
         self._inbox = inbox
-        self._name = name
+        self.name = name
         self._expected = expected
         self._callbacks_left = 0
         self._timer: DurableTask[None] | None = None
@@ -147,7 +151,7 @@ class EventWaiter(DurableTask[T]):
         elif self._expired is not None:
             self._end()
             if self._default is NO_DEFAULT:
-                super().set_exception(TimeoutError(f"No event {self._name!r} came in time."))
+                super().set_exception(TimeoutError(f"No event {self.name!r} came in time."))
             else:
                 super().set_result(cast("T", self._default))
 

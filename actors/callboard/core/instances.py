@@ -132,6 +132,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """Activities of this execution whose results nobody waits for any more (history has no event for it)."""
     generation: int = 0
     """How often the instance had been continued as new before this execution."""
+    awaited_events: tuple[str, ...] = ()
+    """External events that the code waits for since; history says nothing of a waiting that has not ended."""
     body: str | None = None
     """Key of the payload that holds ``events``, where they were too large to be stored here."""
     parked: Parked | None = None

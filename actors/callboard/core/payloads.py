@@ -167,3 +167,10 @@ def _describe(expected: object) -> str:
 
 _encode = msgspec.json.Encoder(enc_hook=_to_builtins).encode
 _any_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
+def checked_tags(tags: dict[str, str] | None) -> dict[str, str] | None:
+    """Returns the tags unchanged when they are text that can be stored; raises InvalidPayloadError otherwise."""
+    if tags is None:
+        return None
+    return {text(key, "The name of a tag"): text(tags[key], f"Tag {key!r}") for key in tags}

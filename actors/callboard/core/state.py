@@ -119,6 +119,8 @@ class InstanceState:
         self.started: datetime | None = None
         self.closed: dict[int, HistoryEvent] = {}
         """Actions whose end the present turn has brought, while the execution is traced."""
+        self.awaited_events: tuple[str, ...] = ()
+        """External events that the code waits for."""
         self.at: datetime | None = None
         """Time of the last commit: the orchestration's clock never runs behind it."""
 
@@ -156,6 +158,7 @@ class InstanceState:
         for task in commit.tasks_cancelled:
             self._close(task)
         self.status, self.custom_status, self.parked = commit.runtime_status, commit.custom_status, commit.parked
+        self.awaited_events = commit.awaited_events
 
     def judge(self, message: InstanceMessage) -> InputEvent | Verdict:
         """Says what a message means for this instance now: an event for its history, or why there is none."""

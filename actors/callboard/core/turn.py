@@ -26,6 +26,7 @@ from callboard.core.conversation import (
     with_last_answers,
 )
 from callboard.core.events import (
+    TERMINAL,
     ContinuedAsNew,
     EventRaised,
     ExecutionCompleted,
@@ -239,6 +240,7 @@ class Activation:
             tasks_cancelled=decision.tasks_cancelled,
             parked=decision.parked,
             generation=state.generation,
+            awaited_events=self._awaited_events(decision),
             trace=state.span,
         )
         state.apply(commit)
@@ -250,6 +252,11 @@ class Activation:
     def _goes_on(self, commit: Commit) -> bool:
         """Whether the same code runs the next execution, of which there are no commits so far."""
         return commit.continued is not None and commit.continued.next.version == self.state.version
+
+    def _awaited_events(self, decision: Decision) -> tuple[str, ...]:
+        if decision.status in TERMINAL or (decision.events and isinstance(decision.events[-1], ContinuedAsNew)):
+            return ()
+        return self._execution.awaited_events() if self._execution and decision.ran else self.state.awaited_events
 
     # Running the code
 

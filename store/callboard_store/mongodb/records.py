@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, get_args
 
@@ -22,6 +22,7 @@ from callboard_store.documents import (
 )
 from callboard_store.mongodb.driver import ASCENDING, DESCENDING, BulkWriteError, Collection, UpdateOne, duplicates
 from callboard_store.mongodb.filters import condition
+from callboard_store.mongodb.hub import after
 from callboard_store.mongodb.purging import Purging
 from callboard_store.rules import continuation, key_start
 
@@ -31,7 +32,7 @@ _ATTEMPTS: Final = 5
 class Records(Purging):
     """Adds the records of instances."""
 
-    async def create(self, records: Sequence[InstanceRecord]) -> list[CreateOutcome]:
+    async def create(self, records: Sequence[InstanceRecord], *, replace: bool = True) -> list[CreateOutcome]:
         outcomes: dict[int, CreateOutcome] = {}
         left = list(range(len(records)))
         for record in records:
@@ -40,7 +41,7 @@ class Records(Purging):
             documents = [record_document(records[index]) for index in left]
             clashes = [left[at] for at in await self._insert_new(self._in.instances, documents)]
             outcomes |= {index: CreateOutcome(created=True) for index in left if index not in set(clashes)}
-            left = await self._replace_terminal(records, clashes, outcomes) if clashes else []
+            left = await self._replace_terminal(records, clashes, outcomes, replace=replace) if clashes else []
             if not left:
                 return [outcomes[index] for index in range(len(records))]
         raise StoreUnavailableError(
@@ -57,10 +58,15 @@ class Records(Purging):
         return []
 
     async def _replace_terminal(
-        self, records: Sequence[InstanceRecord], clashes: list[int], outcomes: dict[int, CreateOutcome]
+        self,
+        records: Sequence[InstanceRecord],
+        clashes: list[int],
+        outcomes: dict[int, CreateOutcome],
+        *,
+        replace: bool,
     ) -> list[int]:
         """Decides about records whose id is taken; returns those that must be tried again."""
-        replacements = [_replacement(records[index]) for index in clashes]
+        replacements = [_replacement(records[index], TERMINAL if replace else ()) for index in clashes]
         await self._update_each(self._in.instances, replacements)
         ids = [records[index].instance_id for index in clashes]
         found = {
@@ -96,12 +102,14 @@ class Records(Purging):
         ]
         await self._update_each(self._in.instances, updates)
 
-    async def pending_starts(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[InstanceRecord]:
+    async def pending_starts(
+        self, partitions: Sequence[int], *, before: datetime, limit: int, ahead: float = 0.0
+    ) -> list[InstanceRecord]:
         which = {
             "runtimeStatus": "Pending",
             "partition": {"$in": list(partitions)},
             "createdTime": {"$lte": before},
-            "$expr": {"$lte": ["$startAfter", "$$NOW"]},
+            "$expr": {"$lte": ["$startAfter", after(ahead)]},
         }
         cursor = self._in.instances.find(which).sort([("startAfter", ASCENDING)]).limit(limit)
         return [record_of(document) for document in await self._call(cursor.to_list(None))]
@@ -145,11 +153,11 @@ def _number(projection: Projection) -> int:
     return projection.n
 
 
-def _replacement(record: InstanceRecord) -> UpdateOne:
-    """Puts a new record in the place of one that ended under another execution id, or of its tombstone."""
+def _replacement(record: InstanceRecord, ends: Iterable[str]) -> UpdateOne:
+    """Puts a new record in the place of one that ended so under another execution id, or of its tombstone."""
     ended = {
         "_id": {"$eq": record.instance_id},
-        "runtimeStatus": {"$in": [*sorted(TERMINAL), PURGED]},
+        "runtimeStatus": {"$in": [*sorted(ends), PURGED]},
         "purging": {"$exists": False},
         "executionId": {"$ne": record.execution_id},
         "startedAs": {"$ne": record.execution_id},

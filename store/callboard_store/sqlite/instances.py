@@ -58,7 +58,7 @@ class Instances(Topic):
 
     # Records
 
-    async def create(self, records: Sequence[InstanceRecord]) -> list[CreateOutcome]:
+    async def create(self, records: Sequence[InstanceRecord], *, replace: bool = True) -> list[CreateOutcome]:
         for record in records:
             key_start(record.instance_id)  # what does not fit a payload's key is refused
 
@@ -69,7 +69,7 @@ class Instances(Topic):
             )
             if made == len(records):
                 return [CreateOutcome(created=True)] * made
-            return [_decide(sql, record) for record in records]
+            return [_decide(sql, record, replace=replace) for record in records]
 
         return await self._write(work)
 
@@ -94,15 +94,17 @@ class Instances(Topic):
         if projections:
             await self._write(work)
 
-    async def pending_starts(self, partitions: Sequence[int], *, before: datetime, limit: int) -> list[InstanceRecord]:
-        now = text(datetime.fromtimestamp(self._clock()).astimezone())
+    async def pending_starts(
+        self, partitions: Sequence[int], *, before: datetime, limit: int, ahead: float = 0.0
+    ) -> list[InstanceRecord]:
+        until = text(datetime.fromtimestamp(self._clock() + ahead).astimezone())
         contents = await self._read(
             lambda sql: sql.column(
                 """SELECT record FROM {instances} WHERE runtime_status = 'Pending'
                     AND partition IN (SELECT value FROM json_each(?)) AND start_after <= ? AND created_time <= ?
                     ORDER BY start_after LIMIT ?""",
                 json(partitions),
-                now,
+                until,
                 text(before),
                 limit,
             )
@@ -275,7 +277,7 @@ def _records(sql: Sql, instance_ids: Sequence[str]) -> dict[str, InstanceRecord]
     return {record.instance_id: record for record in map(record_of, contents)}
 
 
-def _decide(sql: Sql, record: InstanceRecord) -> CreateOutcome:
+def _decide(sql: Sql, record: InstanceRecord, *, replace: bool) -> CreateOutcome:
     """Whether the record in the table, whoever put it there, is this one or gives way to it."""
     row = sql.row(
         "SELECT execution_id, started_as, runtime_status, head, record, expires FROM {instances} WHERE instance_id = ?",
@@ -285,7 +287,7 @@ def _decide(sql: Sql, record: InstanceRecord) -> CreateOutcome:
     execution_id, started_as, status, head, content, expires = row
     if record.execution_id in (execution_id, started_as):
         return CreateOutcome(created=True)
-    if expires is None and status not in TERMINAL:
+    if expires is None and not (replace and status in TERMINAL):
         return CreateOutcome(created=False, existing=record_of(content))
     kept = _with_numbers(record, head)
     sql.run("INSERT OR REPLACE INTO {instances} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)", *_row(kept))

@@ -199,6 +199,8 @@ class ListingTests(StoreTests):
             both = await store.pending_starts([0, 1, 3], before=before, limit=10)
             assert ids(both) == ["elsewhere", "first", "second", "came"]
             assert both[0] == made[2]
+            day = await store.pending_starts([0], before=before, limit=10, ahead=400 * 86_400)
+            assert ids(day) == ["first", "second", "came", "to come"]
             assert await store.pending_starts([2], before=before, limit=10) == []
             assert await store.pending_starts([], before=before, limit=10) == []
 

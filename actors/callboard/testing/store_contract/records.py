@@ -75,6 +75,22 @@ class OpeningTests(StoreTests):
             assert self.hub in str(refusal), "it says which hubs there are"
             await again.aclose()
 
+    async def test_an_id_is_used_once_where_records_are_not_to_be_replaced(self) -> None:
+        async with self.opened() as store:
+            await store.create([record("a"), record("b")])
+            await run_to_end(store, "c")
+            await run_to_end(store, "purged")
+            assert await store.purge("purged")
+            news = [record(each, execution_id=f"new {each}") for each in ("a", "c", "new", "purged")]
+            outcomes = await store.create(news, replace=False)
+            assert [outcome.created for outcome in outcomes] == [False, False, True, True]
+            existing = outcomes[1].existing
+            assert existing is not None
+            assert existing.runtime_status == "Completed"
+            again = await store.create(news, replace=False)
+            assert [outcome.created for outcome in again] == [False, False, True, True]
+            assert [outcome.created for outcome in await store.create(news[1:2])] == [True]
+
     async def test_several_open_a_new_hub_at_once(self) -> None:
         stores = [self.make_store() for _ in range(4)]
         assert await asyncio.gather(*(store.open(self.hub, 3) for store in stores)) == [3] * 4
