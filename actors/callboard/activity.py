@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, overload
 import msgspec
 
 from callboard.core import payloads
+from callboard.core.codec import JSON, Codec, Place, load, progress_place
 from callboard.core.events import Payload
 from callboard.core.messages import ActivityCall
 from callboard.core.timeouts import NONE, Timeouts
@@ -54,10 +55,11 @@ class ActivityContext:
     It may be used from any thread of the run.
     """
 
-    __slots__ = ("_run", "logger")
+    __slots__ = ("_codec", "_run", "logger")
 
-    def __init__(self, run: CurrentRun) -> None:
+    def __init__(self, run: CurrentRun, codec: Codec = JSON) -> None:
         self._run = run
+        self._codec = codec
         self.logger = logging.LoggerAdapter(
             logging.getLogger(f"callboard.activity.{run.call.name}"),
             {
@@ -128,7 +130,7 @@ class ActivityContext:
             PayloadTooLargeError: they are too large.
         """
         what = f"The progress of activity {self.name!r}"
-        self._run.beat(payloads.encode(details, what, limit=MAX_DETAILS))
+        self._run.beat(self._codec.seal(payloads.encode(details, what, limit=MAX_DETAILS), self._place))
         if (reason := self._run.cancelled) is not None:
             raise ActivityCancelledError(self.name, reason)
 
@@ -146,9 +148,14 @@ class ActivityContext:
 
         Raises:
             InvalidPayloadError: it does not fit the type.
+            PayloadRejectedError: it is encrypted, and cannot be opened here.
         """
-        details = self._run.call.heartbeat_details
-        return payloads.decode(details, expected, f"The progress of activity {self.name!r}") if details else None
+        content = self._codec.open(self._run.call.heartbeat_details, self._place)
+        return load(content, expected, f"The progress of activity {self.name!r}")
+
+    @property
+    def _place(self) -> Place:
+        return progress_place(self.instance_id, self.execution_id, self.name)
 
 
 _current: ContextVar[ActivityContext] = ContextVar("callboard activity")

@@ -9,7 +9,17 @@ import msgspec
 import pydantic
 import pytest
 
-from callboard import App, Client, Keys, OrchestrationContext, OrchestrationFailedError, TaskFailedError, WorkerOptions
+from callboard import (
+    ActivityContext,
+    App,
+    Client,
+    Keys,
+    OrchestrationContext,
+    OrchestrationFailedError,
+    RetryPolicy,
+    TaskFailedError,
+    WorkerOptions,
+)
 from callboard.codecs import HubCodec
 from callboard.core.codec import is_sealed, result_place
 from callboard.core.instances import partition_of
@@ -149,9 +159,25 @@ async def test_encrypted_json_is_shown_to_those_who_have_the_keys(stage: Stage) 
         context.set_custom_status(f"keeping {secret}")
         return f"{secret}!"
 
+    @app.activity
+    async def note(secret: str, activity: ActivityContext) -> str:
+        if activity.attempt > 1:
+            return activity.heartbeat_details(str) or "nothing"
+        activity.heartbeat(f"{secret} 1")
+        raise ConnectionError
+
+    @app.orchestration
+    async def noted_twice(context: OrchestrationContext, secret: str) -> str:
+        return await context.call_activity(
+            note, secret, retry=RetryPolicy(first_retry_interval=0.01, max_number_of_attempts=2)
+        )
+
     async with stage.playing(app) as client:
         started = await client.start(keep, "iban")
         assert await started.result(DEADLINE) == "iban!"
+        noted = await client.start(noted_twice, "iban")
+        assert await noted.result(DEADLINE) == "iban 1"
+        assert "iban" not in msgspec.json.encode(await client.history(noted.instance_id)).decode()
         status = await started.status()
         assert (status.input, status.output, status.custom_status) == ("iban", "iban!", "keeping iban")
         history = msgspec.json.encode(await client.readable_history(started.instance_id)).decode()

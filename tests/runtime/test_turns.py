@@ -509,3 +509,82 @@ async def test_a_commit_that_the_store_refuses_holds_nobody_up() -> None:
         assert refused.raised < 20, "it is tried again and again without a pause"
         worker.store.before.clear()
         assert await bad.result(5) == 2
+
+
+# Large values
+
+
+@app.orchestration
+async def two_large_calls(context: OrchestrationContext, size: int) -> int:
+    first = await context.call_activity("echo", "1" * size)
+    return len(first) + len(await context.call_activity("echo", "2" * size))
+
+
+async def test_large_values_are_put_before_what_refers_to_them() -> None:
+    async with Stage() as stage:
+        worker = await stage.worker(app)
+        client = await stage.client(app)
+        assert await (await client.start(two_large_calls, 300_000, instance_id="a")).result(10) == 600_000
+        calls = [name for name, _ in worker.store.log if name in ("put_payload", "append")]
+        # the call's input, its commit; its result, that of the next input, their commit; and so on
+        assert calls[:3] == ["put_payload", "append", "put_payload"]
+        assert all(len(_json(commit)) < 10_000 for commit in stage.ledger.values())
+        await stage.exact("a")
+
+
+async def test_a_worker_that_dies_between_value_and_commit_leaves_the_turn_to_another() -> None:
+    async with Stage() as stage:
+        first = stage.enter(app)
+        appending = first.store.before["append"] = Gate()
+        await first.start()
+        client = await stage.client(app)
+        handle = await client.start(two_large_calls, 300_000, instance_id="a")
+        await eventually(lambda: appending.waiting)
+        assert first.store.counts["put_payload"] == 1
+        first.kill()
+        await stage.worker(app)
+        assert await handle.result(10) == 600_000
+        await stage.exact("a")
+
+
+async def test_the_effects_that_carry_references_are_swept_like_any_other() -> None:
+    async with Stage() as stage:
+        first = stage.enter(app)
+        publishing = first.broker.before["publish"] = Gate()
+        await first.start()
+        client = await stage.client(app)
+        handle = await client.start(two_large_calls, 300_000, instance_id="a")
+        await eventually(lambda: publishing.waiting)
+        first.kill()
+        await stage.worker(app)
+        assert await handle.result(10) == 600_000
+        await stage.exact("a")
+
+
+async def test_a_large_value_whose_store_refuses_it_holds_nobody_up() -> None:
+    async with Stage() as stage:
+        worker = await stage.worker(app)
+        refused = worker.store.before["put_payload"] = Failing(ValueError("disk full"), times=1)
+        client = await stage.client(app)
+        large = await client.start(two_large_calls, 300_000, instance_id="a")
+        assert await (await client.start(two_large_calls, 10, instance_id="b")).result(10) == 20
+        assert await large.result(20) == 600_000
+        assert refused.raised == 1
+        await stage.exact("a")
+
+
+async def test_large_events_are_taken_in_the_order_they_came_with_small_ones() -> None:
+    mixing = App("stage")
+
+    @mixing.orchestration
+    async def mix(context: OrchestrationContext) -> list[int]:
+        return [len(await context.wait_for_external_event("item", str)) for _ in range(6)]
+
+    async with Stage() as stage:
+        await stage.worker(mixing, memory=1)
+        client = await stage.client(mixing)
+        handle = await client.start(mix, instance_id="a")
+        sizes = [300_000, 1, 400_000, 2, 500_000, 3]
+        for size in sizes:
+            await client.raise_event("a", "item", "x" * size)
+        assert await handle.result(20) == sizes

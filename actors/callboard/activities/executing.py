@@ -25,7 +25,7 @@ async def outcome_of(run: Run, definition: ActivityDefinition, host: Host, value
     Raises:
         asyncio.CancelledError: the worker ends, or the run was told to stop.
     """
-    context = ActivityContext(run)
+    context = ActivityContext(run, values.codec)
     try:
         given = await values.given(run.call)
         content: Content | FailureDetails | None

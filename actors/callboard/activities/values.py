@@ -19,7 +19,7 @@ class Values:
     """The values of the activities that run here."""
 
     def __init__(self, codec: Codec, quarantine: Quarantine, store: Store, host: Host) -> None:
-        self._codec = codec
+        self.codec = codec
         self._quarantine = quarantine
         self._store = store
         self._host = host
@@ -33,9 +33,9 @@ class Values:
         """
         place = task_input_place(call.instance_id, call.execution_id, call.task_scheduled_id)
         try:
-            check_seal(call, self._codec)
+            check_seal(call, self.codec)
             whole = await self._large.whole_message(call)
-            return self._codec.open(whole.input, place)
+            return self.codec.open(whole.input, place)
         except PayloadRejectedError as error:
             if isinstance(error, TamperedPayloadError) or is_reference(call.input):
                 part = Unreadable(encode_pack([call]), {}, str(error))
@@ -48,12 +48,12 @@ class Values:
         Raises:
             InvalidPayloadError: it cannot be.
         """
-        return self._codec.encode(result, f"The result of activity {definition.name!r}", definition.codec)
+        return self.codec.encode(result, f"The result of activity {definition.name!r}", definition.codec)
 
     async def sealed(self, call: ActivityCall, content: Content | None) -> Payload | None:
         """The result as payload: a reference if it is large, nothing if it is and its instance was purged."""
         place = result_place(call.instance_id, call.execution_id, call.task_scheduled_id)
-        payload = self._codec.seal(content, place)
+        payload = self.codec.seal(content, place)
         if is_large(payload) and not await self._exists(call.instance_id):
             return None
         return await self._large.kept(payload, call.instance_id)

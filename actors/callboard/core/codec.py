@@ -66,6 +66,11 @@ def result_place(instance_id: str, execution_id: str, task_id: int) -> Place:
     return Place(instance_id, execution_id, f"result of task {task_id}")
 
 
+def progress_place(instance_id: str, execution_id: str, activity: str) -> Place:
+    """How far an activity has come; the next attempt, which is another task, reads it."""
+    return Place(instance_id, execution_id, f"progress of activity {activity!r}")
+
+
 def event_place(instance_id: str, message_id: str, name: str) -> Place:
     """The data of an external event, in the instance that it is raised on."""
     return Place(instance_id, "", f"data of event {name!r} in message {message_id}")
