@@ -67,7 +67,7 @@ class Letter:
 class Actor:
     """An instance as this worker holds it: its mailbox, and its activation while that is hot."""
 
-    __slots__ = ("activation", "busy", "instance_id", "letters", "lost", "partition", "size")
+    __slots__ = ("activation", "busy", "declined", "guest", "instance_id", "letters", "lost", "partition", "size")
 
     def __init__(self, instance_id: str, partition: int) -> None:
         self.instance_id = instance_id
@@ -76,6 +76,10 @@ class Actor:
         self.activation: Decider | None = None
         self.busy = False
         """A load, a turn or a commit is under way: letters wait."""
+        self.guest = False
+        """Its partition is another worker's, which has not its code and asks for its turns one by one."""
+        self.declined = False
+        """Nobody elsewhere has run its next turn, so it is judged here, with or without the code."""
         self.lost = False
         """A race was lost: others have committed, so load everything."""
         self.size = 0

@@ -16,6 +16,7 @@ import msgspec
 from callboard.core.events import Payload
 from callboard.core.instances import Commit, CommitKey, InstanceRecord, ParkedKind, Projection
 from callboard.core.messages import ActivityCall, TaskKey
+from callboard.core.versions import MatchStrategy, VersionRule
 
 T = TypeVar("T")
 
@@ -241,6 +242,30 @@ class Starts(msgspec.Struct, frozen=True):
     """Seconds until the first of them; if there are none, until it is worth asking again."""
 
 
+class OrchestrationVersions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An orchestration, and the versions that there is code for; None stands for code without a version of its own."""
+
+    name: str
+    versions: tuple[str | None, ...]
+
+
+class WorkerCode(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a worker can run."""
+
+    build: str
+    """Changes when its orchestrations' code does."""
+    version: str | None = None
+    """What code without a version of its own counts as."""
+    match: MatchStrategy = "none"
+    orchestrations: tuple[OrchestrationVersions, ...] = ()
+    activities: tuple[str, ...] = ()
+
+    def runs(self, name: str, version: str | None) -> bool:
+        """Whether there is code for an instance of that orchestration and version."""
+        rule = VersionRule(default=self.version, match=self.match)
+        return any(each.name == name and rule.choose(each.versions, version) for each in self.orchestrations)
+
+
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A live worker, as the others see it."""
 
@@ -252,6 +277,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Whether it owns partitions."""
     queues: tuple[str, ...]
     """The activity queues that it serves."""
+    code: WorkerCode | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):

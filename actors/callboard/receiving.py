@@ -152,7 +152,7 @@ class Receiver:
         self._refuse = refuse
 
     def on_delivery(self, delivery: Delivery, source: Destination) -> None:
-        messages, unreadable = unpacked(delivery, _checked)
+        messages, unreadable = unpacked(delivery, checked)
         if not messages and not unreadable:
             delivery.ack()
             return
@@ -230,8 +230,12 @@ def _forwarded(account: Account) -> Callable[[BaseException | None], None]:
     return sent
 
 
-def _checked(message: Message) -> InstanceMessage:
-    """Refuses what is well-formed but cannot be meant: other messages, ids that are not allowed, payloads that are no JSON."""
+def checked(message: Message) -> InstanceMessage:
+    """Refuses what is well-formed but cannot be meant.
+
+    Raises:
+        MalformedMessageError: another message than one for an instance, an id that is not allowed, a payload that is no JSON.
+    """
     if isinstance(message, ActivityCall) or not isinstance(message, _TO_INSTANCE):
         raise MalformedMessageError(f"{type(message).__name__} is no message for an instance")
     check_id(message.instance_id)

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from callboard.batching import Batcher, retrying
 from callboard.bodies import estimated_size, failure_size, load_instances, stored_apart
@@ -26,9 +27,11 @@ from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, version_of
 from callboard.core.messages import DeliverMessage, InstanceMessage, Query, Resume, StartExecution, Terminate, Wake
 from callboard.core.references import LARGE
-from callboard.core.turn import Activation, Decider, Turn
+from callboard.core.turn import NOTHING, Activation, Decider, Turn
+from callboard.elsewhere import Elsewhere
 from callboard.errors import TamperedPayloadError
 from callboard.fetching import Fetcher
+from callboard.handover import Handover, Mailboxes
 from callboard.large_values import LargeValues
 from callboard.mailbox import Actor, Letter
 from callboard.ports import AppendOutcome, Host, LoadedInstance, Store
@@ -77,6 +80,7 @@ class TurnLoop:
         memory: int = MEMORY,
         thread: TurnThread | None = None,
         tracing: Tracing = UNTRACED,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._store = store
         self._host = host
@@ -90,6 +94,8 @@ class TurnLoop:
         self._memory = memory
         self._thread = thread or TurnThread(host)
         self._tracing = tracing
+        mailboxes = Mailboxes(partial(self._settle, turn=NOTHING), self._again, self._free)
+        self._handover = Handover(elsewhere, registry, host, mailboxes) if elsewhere is not None else None
         self._actors: dict[str, Actor] = {}
         self._ready: OrderedDict[str, Actor] = OrderedDict()
         self._loaded: list[tuple[Actor, LoadedInstance]] = []
@@ -120,9 +126,22 @@ class TurnLoop:
         actor = self._actors.get(instance_id)
         if actor is None:
             actor = self._actors[instance_id] = Actor(instance_id, partition)
+        actor.guest = False
         actor.letters.append(letter)
         if not actor.busy:
             self._make_ready(actor)
+
+    def post_guest(self, letters: Sequence[Letter], instance_id: str, partition: int, n: int | None) -> None:
+        """Puts letters into the mailbox of an instance whose owner asks for a turn here, and knows its last commit, or does not."""
+        actor = self._actors.get(instance_id)
+        if actor is None:
+            actor = self._actors[instance_id] = Actor(instance_id, partition)
+            actor.guest = True
+        actor.letters.extend(letters)
+        if not actor.busy:
+            self._make_ready(actor)
+            if n is not None and actor.activation is not None and actor.activation.state.n != n:
+                self._evict(actor)  # the owner has committed meanwhile
 
     def own(self, partitions: frozenset[int]) -> None:
         """Sets the partitions whose instances run here; those of others are dropped, with their letters."""
@@ -187,12 +206,14 @@ class TurnLoop:
         while self._ready and len(jobs) < MOST_TURNS:
             _, actor = self._ready.popitem(last=False)  # first come, first served
             actor.busy = True
-            if actor.activation is None:
+            if actor.activation is not None:
+                self._begin(actor, None, jobs)
+            elif self._handover is not None and (runner := self._handover.runner_again(actor)) is not None:
+                self._handover.send(actor, _take(actor), runner)
+            else:
                 only_starts = not actor.lost and all(isinstance(x.message, StartExecution) for x in actor.letters)
                 loads = self._starts if only_starts else self._loads
                 loads.submit(actor.instance_id, self._on_loaded(actor))
-            else:
-                self._begin(actor, None, jobs)
         return jobs
 
     def _begin(
@@ -202,6 +223,8 @@ class TurnLoop:
         letters = _take(actor)
         if not letters:  # dropped meanwhile
             self._free(actor)
+        elif loaded is not None and self._handover is not None and self._handover.takes(actor, loaded, letters):
+            pass
         elif self._fetcher.needed(letters, loaded):
             self._host.spawn(self._fetch(actor, letters, loaded), name="callboard fetch")
         else:
@@ -236,7 +259,11 @@ class TurnLoop:
             self._stuck.pop(record.instance_id, None)
         if (place := self._stuck.get(record.instance_id)) is not None:
             return StuckOrchestration(place)
-        return self._registry.code_for(record.name, version_of(record, loaded.commits))
+        version = version_of(record, loaded.commits)
+        code = self._registry.code_for(record.name, version)
+        if isinstance(code, Unrunnable) and code.fails and self._handover and self._handover.exists(record, version):
+            return Unrunnable(code.reason)  # it does not fail for want of what somebody has
+        return code
 
     async def _run_turns(self, jobs: Sequence[tuple[Actor, list[Letter], TurnJob]]) -> None:
         hung = await self._thread.run([job for _, _, job in jobs], self._host.now())
@@ -256,6 +283,8 @@ class TurnLoop:
     def _on_turn(self, actor: Actor, letters: list[Letter], turn: Turn) -> None:
         self.statistics.turns += 1
         self._replies.remember(turn.waiting)
+        if turn.in_vain and self._handover is not None:
+            self._handover.tried_in_vain(actor, letters)
         if turn.commit is not None:
             size = estimated_size(turn.commit.events)
             if size > LARGE:
@@ -287,8 +316,11 @@ class TurnLoop:
                 if turn.spans:
                     self._tracing.ended(turn.spans)
                 self._committed(commit)
+                retry = self._handover is not None and self._handover.committed(actor, letters, commit)
                 self._keep(actor, commit, size)
                 self._settle(actor, letters, turn)
+                if retry:
+                    self.post(Letter(Wake(instance_id=commit.instance_id)), commit.partition)
                 return
             if error is None:
                 self.statistics.lost_races += 1
@@ -336,7 +368,8 @@ class TurnLoop:
 
     def _look_over(self, actor: Actor, activation: Decider) -> None:
         """Keeps an activation that committed nothing, if anything more is to come of it."""
-        if activation.state.terminal or not activation.hot:
+        parked = isinstance(activation, Activation) and activation.state.parked is not None
+        if activation.state.terminal or parked or not activation.hot:
             self._evict(actor)
         else:
             actor.size = max(actor.size, ACTIVATION_SIZE)
@@ -357,7 +390,7 @@ class TurnLoop:
 
     def _free(self, actor: Actor) -> None:
         actor.busy = False
-        if actor.partition not in self._owned:
+        if actor.partition not in self._owned and not actor.guest:
             self._drop(actor)
         elif actor.letters:
             self._make_ready(actor)

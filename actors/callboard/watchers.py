@@ -44,6 +44,10 @@ class Watchers:
         """Tells all who watch the instance. Its record must show its end already."""
         self._tell(commit.instance_id, commit.execution_id)
 
+    def ended_elsewhere(self, notice: InstanceEnded) -> None:
+        """The same, of an instance that is owned here, but whose last turn another worker has run."""
+        self._tell(notice.instance_id, notice.execution_id)
+
     async def aclose(self) -> None:
         await self._looks.aclose()
 

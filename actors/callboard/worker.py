@@ -13,11 +13,22 @@ import msgspec
 
 from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
 from callboard.app import App
+from callboard.build import worker_code
 from callboard.cancelling import Cancelling
+from callboard.company import Company
 from callboard.consumers import PartitionConsumers
 from callboard.core.instances import Commit
-from callboard.core.messages import ActivitiesCancelled, Watch, WorkersChanged
+from callboard.core.messages import (
+    ActivitiesCancelled,
+    InstanceEnded,
+    RunTurn,
+    TimerSet,
+    TurnRun,
+    Watch,
+    WorkersChanged,
+)
 from callboard.effects import Effects
+from callboard.elsewhere import Elsewhere
 from callboard.errors import ConfigurationError, MalformedMessageError, TamperedPayloadError, UnavailableError
 from callboard.host import SystemHost
 from callboard.hub import TaskHub
@@ -25,8 +36,9 @@ from callboard.large_values import LargeValues
 from callboard.mailbox import Letter
 from callboard.ownership import DRAIN, HEARTBEAT, LEASE, Ownership
 from callboard.packs import Packer, decode_pack
-from callboard.ports import BackgroundTask, Delivery, Destination, Host, HubView, Subscription, WorkerInfo
-from callboard.receiving import Quarantine, Receiver
+from callboard.parking import SecondChances
+from callboard.ports import BackgroundTask, Delivery, Destination, Host, HubView, Subscription, TimerRow, WorkerInfo
+from callboard.receiving import Quarantine, Receiver, check_seal, checked
 from callboard.registry import check_queue
 from callboard.replies import Replies
 from callboard.routes import Routes, Sender
@@ -67,6 +79,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How long partitions stay a worker's when it is not heard of."""
     heartbeat: float = HEARTBEAT
     """How often it is heard of."""
+    build: str | None = None
+    """The name of the deployed code; by default a digest of it. Parked instances are tried again by each new one."""
     drain: float = DRAIN_DEADLINE
     """How long it may take to finish what it has in hand when it stops."""
     balance: bool = True
@@ -128,6 +142,9 @@ class Worker:
         sender = Sender(self.packer, self.routes)
         quarantine = Quarantine(hub.store, host)
         replies = Replies(host, self.packer, sender, LargeValues(hub.store, host), post=self._post)
+        me = self._info()
+        self.company = Company(me)
+        self.elsewhere = Elsewhere(self.company, me, host, self.packer, self._set_timer)
         self.turns = TurnLoop(
             hub.store,
             host,
@@ -140,6 +157,10 @@ class Worker:
             memory=options.memory,
             thread=TurnThread(host, limit=options.turn_limit),
             tracing=tracing,
+            elsewhere=self.elsewhere,
+        )
+        self._second_chances = SecondChances(
+            hub.store, host, self.elsewhere, code_for=self._app.registry.code_for, post=self._post
         )
         self.watchers = Watchers(hub.store, host, self.packer, self.turns.runs)
         self.timers = Timers(hub.store, host, self._post)
@@ -152,7 +173,7 @@ class Worker:
             replies,
             cancelling=Cancelling(hub.store, host, self.packer, self.worker_id, self._on_cancelled, ttl=options.lease),
             post=self._post,
-            ended=self.watchers.ended,
+            ended=self._on_ended,
         )
         self.receiver = Receiver(
             quarantine,
@@ -179,13 +200,14 @@ class Worker:
             concurrency=options.concurrency,
             tracing=tracing,
             codec=self._codec,
+            known_elsewhere=self.company.has_activity,
         )
         self._dead_letters = DeadLetters(hub.broker, sender, host, quarantine)
         self.ownership = Ownership(
             hub.store,
             hub.broker,
             host,
-            self._info(),
+            me,
             gain=self._gain,
             lose=self._lose,
             seen=self._seen,
@@ -201,6 +223,12 @@ class Worker:
             started=self._host.now(),
             orchestrations=self.runs_orchestrations,
             queues=self.queues,
+            code=worker_code(
+                self._app.registry,
+                orchestrations=self.runs_orchestrations,
+                activities=bool(self.queues),
+                build=self.options.build,
+            ),
         )
 
     @property
@@ -227,6 +255,7 @@ class Worker:
             ("timers", self.timers.run),
             ("sweeper", self.sweeper.run),
             ("activities", self.activities.run),
+            ("second chances", self._second_chances.run),
         ):
             self._loops.append(self._host.spawn(self._keep_going(name, run), name=f"callboard {name}"))
         for queue in self.queues:
@@ -324,18 +353,64 @@ class Worker:
         except MalformedMessageError as error:
             log.warning("A notice for this worker cannot be understood: %s", error)
             messages = ()
-        if any(isinstance(message, WorkersChanged) for message in messages):
-            self.ownership.look_again()
         for message in messages:
-            if isinstance(message, ActivitiesCancelled):
-                self._on_cancelled(message)
+            match message:
+                case WorkersChanged():
+                    self.ownership.look_again()
+                case RunTurn():
+                    self._run_turn(message)
+                case TurnRun():
+                    self.elsewhere.on_answer(message)
+                case InstanceEnded():
+                    self.watchers.ended_elsewhere(message)
+                case ActivitiesCancelled():
+                    self._on_cancelled(message)
+                case _:
+                    pass
         delivery.ack()
 
     def _on_cancelled(self, message: ActivitiesCancelled) -> None:
         self.activities.cancel(message)
 
+    def _run_turn(self, request: RunTurn) -> None:
+        """A turn of an instance that another worker owns. Should that be us, meanwhile, it is a turn like any other."""
+        account = self.elsewhere.account(request)
+        try:
+            letters = [Letter(checked(message), account) for message in request.messages]
+            for message in request.messages:
+                check_seal(message, self._codec)
+        except (MalformedMessageError, TamperedPayloadError) as error:
+            log.warning("A turn that another worker asks for cannot be run: %s", error)
+            letters = []
+        if not letters or any(letter.message.instance_id != request.instance_id for letter in letters):
+            account.abandon()
+            return
+        partition = self.routes.partition_of(request.instance_id)
+        if partition not in self._owned:
+            self.turns.post_guest(letters, request.instance_id, partition, request.n)
+            return
+        for letter in letters:
+            self.turns.post(letter, partition)
+
+    def _on_ended(self, commit: Commit) -> None:
+        self.watchers.ended(commit)
+        self.elsewhere.tell_owner(commit)
+
+    def _set_timer(self, instance_id: str, timer: TimerSet) -> None:
+        partition = self.routes.partition_of(instance_id)
+        self.timers.schedule(
+            TimerRow(
+                instance_id=instance_id,
+                execution_id=timer.execution_id,
+                timer_id=timer.timer_id,
+                partition=partition,
+                fire_at=timer.fire_at,
+            )
+        )
+
     def _seen(self, view: HubView) -> None:
         self.routes.update(view.leases)
+        self.company.seen(view)
 
     async def _gain(self, partitions: frozenset[int]) -> None:
         self._set_owned(self._owned | partitions)
@@ -357,3 +432,4 @@ class Worker:
         self.turns.own(partitions)
         self.timers.own(partitions)
         self.sweeper.own(partitions)
+        self._second_chances.own(partitions)

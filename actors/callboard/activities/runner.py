@@ -38,6 +38,8 @@ STARTS_WITHIN = 5.0
 LOOK = 1.0
 #: How many cancelled calls are remembered, should they come yet.
 MOST_CANCELLED = 10_000
+#: How long a call stays here that only another worker can run, before it is passed on, in seconds: it may well come back.
+PASS_ON = 0.2
 
 
 class ActivityRunner:
@@ -46,6 +48,7 @@ class ActivityRunner:
     Args:
         post: Puts a result into a mailbox of this worker; False if its partition is not owned here.
         codec: Opens inputs, encodes and seals results.
+        known_elsewhere: Whether another live worker serves a queue and knows an activity, by their names.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class ActivityRunner:
         concurrency: int = CONCURRENCY,
         tracing: Tracing = UNTRACED,
         codec: Codec = JSON,
+        known_elsewhere: Callable[[str, str], bool] = lambda _queue, _name: False,
     ) -> None:
+        self._known_elsewhere = known_elsewhere
         self._host = host
         self._registry = registry
         self._sender = sender
@@ -137,6 +142,8 @@ class ActivityRunner:
             run.attach(account)
         elif call.key in self._cancelled:
             account.settle()
+        elif self._belongs_elsewhere(call):
+            self._host.spawn(self._pass_on(call, account), name="callboard activity elsewhere")
         else:
             clock, monotonic = self._host.now, self._host.monotonic
             run = Run(call, account, self._worker_id, now=clock, monotonic=monotonic, redelivered=redelivered)
@@ -146,6 +153,24 @@ class ActivityRunner:
         self._calls[run.key] = run
         self._waiting.append(run)
         self._start_waiting()
+
+    async def _pass_on(self, call: ActivityCall, account: CallAccount) -> None:
+        """Gives a call back that only newer, or older, workers of the same queue know."""
+        await self._host.sleep(PASS_ON * (0.5 + self._host.random()))
+
+        def sent(error: BaseException | None) -> None:
+            if error is None:
+                account.settle()
+            else:
+                log.warning("A call of %s could not be passed on: %s", call.name, error)
+                self._take(call, account, redelivered=False)
+
+        self._sender.call(call, sent)
+
+    def _belongs_elsewhere(self, call: ActivityCall) -> bool:
+        """Whether only another worker of the queue knows the activity, and there is time left for it to come there."""
+        late = call.start_by is not None and self._host.now() > call.start_by
+        return not late and call.name not in self._registry.activities and self._known_elsewhere(call.queue, call.name)
 
     def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < self._concurrency and not self._draining:

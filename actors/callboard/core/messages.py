@@ -242,12 +242,52 @@ class WorkersChanged(_Message, frozen=True, kw_only=True):
     worker_id: str
 
 
+class RunTurn(_Message, frozen=True, kw_only=True):
+    """Asks a worker to run a turn of an instance that it does not own, because the owner has not its code."""
+
+    request_id: str
+    reply_to: str
+    instance_id: str
+    n: int | None = None
+    """The number of the instance's last commit, where it is known: whoever has it hot and knows another one looks again."""
+    messages: tuple[InstanceMessage, ...]
+
+
+class TimerSet(_Message, frozen=True, kw_only=True):
+    """A timer that a turn has set elsewhere: its owner need not wait until it reads the row."""
+
+    execution_id: str
+    timer_id: int
+    fire_at: datetime
+
+
+class TurnRun(_Message, frozen=True, kw_only=True):
+    """Answers a `RunTurn`. Only ``done`` means something for safety: all of its messages are committed, or rightly dropped."""
+
+    request_id: str
+    done: bool
+    ran: bool = False
+    """The instance's code ran."""
+    failed: bool = False
+    """The instance's code was tried, and could not run: it is parked."""
+    ended: bool = False
+    timers: tuple[TimerSet, ...] = ()
+
+
 class Ping(_Message, frozen=True, kw_only=True):
     """Says nothing: that it could be routed is the answer."""
 
 
 Message: TypeAlias = (
-    InstanceMessage | ActivityCall | ActivitiesCancelled | InstanceEnded | Reply | WorkersChanged | Ping
+    InstanceMessage
+    | ActivityCall
+    | ActivitiesCancelled
+    | InstanceEnded
+    | Reply
+    | WorkersChanged
+    | RunTurn
+    | TurnRun
+    | Ping
 )
 
 

@@ -80,6 +80,12 @@ class Turn(msgspec.Struct, frozen=True):
     """Queries that this activation cannot answer any more: ask the next one."""
     waiting: tuple[DeliverMessage, ...] = ()
     """Asks that are known, and whose answer is still to come: whoever asks again wants to hear it, too."""
+    in_vain: bool = False
+    """A parked instance was tried again, and there is nothing new to record of it."""
+
+
+#: What comes of no turn at all.
+NOTHING = Turn(None, (), 0)
 
 
 class Known(Protocol):
@@ -187,14 +193,16 @@ class Activation:
             else:
                 inputs.append(judged)
                 state.accept(judged, now)
-        commit = None
+        commit, in_vain = None, False
         if inputs or nudged:
             retry = any(isinstance(message, (Resume, Wake)) for message in messages)
             commit, refused = self._decide(messages_first(inputs), now, token, retry=retry)
             replies.extend(refusals(messages, refused))
+            in_vain = retry and commit is None and state.parked is not None
         spans = tuple(spans_of(commit, state)) if commit is not None else ()
         answers, postponed = self._answer(queries, continued=commit is not None and commit.continued is not None)
-        return Turn(commit, tuple(unknown), duplicates, spans, (*replies, *answers), postponed, tuple(waiting))
+        everything = (*replies, *answers)
+        return Turn(commit, tuple(unknown), duplicates, spans, everything, postponed, tuple(waiting), in_vain)
 
     @property
     def hot(self) -> bool:
@@ -214,7 +222,7 @@ class Activation:
         inputs = [*state.begin(now), *inputs]
         if any(isinstance(event, ExecutionTerminated) for event in inputs):
             decision = self._terminate(inputs, now)
-        elif state.parked is not None and not retry:
+        elif state.parked is not None and not retry and not self._found(state.parked):
             decision = Decision(events=list(inputs), status="Suspended", ran=False, parked=state.parked)
         else:
             decision = self._run(inputs, now, fresh=fresh)
@@ -257,6 +265,10 @@ class Activation:
         if decision.status in TERMINAL or (decision.events and isinstance(decision.events[-1], ContinuedAsNew)):
             return ()
         return self._execution.awaited_events() if self._execution and decision.ran else self.state.awaited_events
+
+    def _found(self, parked: Parked) -> bool:
+        """Whether all that was missing is there now."""
+        return parked.kind == "unrunnable" and not isinstance(self._orchestration, Unrunnable)
 
     # Running the code
 

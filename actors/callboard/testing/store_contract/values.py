@@ -29,7 +29,16 @@ from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, CommitKey, InstanceRecord, Parked, Projection
 from callboard.core.messages import ActivityCall, TaskKey
 from callboard.core.tracing import TraceContext
-from callboard.ports import AppendOutcome, Claim, CreateOutcome, Store, TimerRow, WorkerInfo
+from callboard.ports import (
+    AppendOutcome,
+    Claim,
+    CreateOutcome,
+    OrchestrationVersions,
+    Store,
+    TimerRow,
+    WorkerCode,
+    WorkerInfo,
+)
 
 #: The tests' time: whole milliseconds, like all times of the runtime, and a while ago.
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
@@ -226,8 +235,21 @@ def lapsed(of: Claim) -> Claim:
 
 
 def worker(worker_id: str) -> WorkerInfo:
+    code = WorkerCode(
+        build="$b",
+        version="2.0",
+        match="strict",
+        orchestrations=(OrchestrationVersions(name="$a.b", versions=(None, "$1.0")),),
+        activities=("$pay",),
+    )
     return WorkerInfo(
-        worker_id=worker_id, host="$host", pid=7, started=START, orchestrations=True, queues=("default", "$slow")
+        worker_id=worker_id,
+        host="$host",
+        pid=7,
+        started=START,
+        orchestrations=True,
+        queues=("default", "$slow"),
+        code=code,
     )
 
 
