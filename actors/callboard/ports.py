@@ -35,6 +35,14 @@ class DestinationKind(enum.Enum):
     """The private queue of one client or worker: exists while its consumer does, and takes nothing with it."""
     DEAD_LETTERS = "dead"
     """Where the broker puts activity calls that it gave up to deliver: durable, made by ``open``."""
+    INGRESS = "ingress"
+    """Where programs in any language leave their requests: durable, made by ``open``."""
+    REJECTED = "rejected"
+    """Foreign messages that nobody could make sense of, until a person does: durable, made by ``open``."""
+    FOREIGN = "foreign"
+    """A queue of others, by its own name, in no hub. What is published to one that is not there is gone, and nobody is told."""
+    TOPIC = "topic"
+    """A topic exchange of others: for publishing only. It keeps nothing; whoever wants to hear binds a queue."""
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -42,6 +50,8 @@ class Destination(msgspec.Struct, frozen=True):
 
     kind: DestinationKind
     name: str = ""
+    key: str = ""
+    """The routing key, for a topic exchange."""
 
     @classmethod
     def partition(cls, number: int) -> Destination:
@@ -59,8 +69,39 @@ class Destination(msgspec.Struct, frozen=True):
     def dead_letters(cls) -> Destination:
         return cls(DestinationKind.DEAD_LETTERS)
 
+    @classmethod
+    def ingress(cls) -> Destination:
+        return cls(DestinationKind.INGRESS)
+
+    @classmethod
+    def rejected(cls) -> Destination:
+        return cls(DestinationKind.REJECTED)
+
+    @classmethod
+    def foreign(cls, queue: str) -> Destination:
+        return cls(DestinationKind.FOREIGN, queue)
+
+    @classmethod
+    def topic(cls, exchange: str, key: str) -> Destination:
+        return cls(DestinationKind.TOPIC, exchange, key)
+
     def __str__(self) -> str:
-        return f"{self.kind.value} {self.name}".strip()
+        return f"{self.kind.value} {self.name} {self.key}".strip()
+
+
+class Properties(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What a message says of itself beside its headers, in the words of AMQP. Our own packs say nothing."""
+
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    """The name of a queue."""
+    content_type: str | None = None
+    type: str | None = None
+
+
+#: Of messages that say nothing.
+NO_PROPERTIES = Properties()
 
 
 class Delivery(Protocol):
@@ -75,6 +116,9 @@ class Delivery(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def properties(self) -> Properties: ...
 
     @property
     def redelivered(self) -> bool:
@@ -122,10 +166,17 @@ class Broker(Protocol):
         """
         ...
 
-    async def publish(self, destination: Destination, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+    async def publish(
+        self,
+        destination: Destination,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
         """Sends one message and returns once the broker has confirmed that it is kept.
 
-        Many may be under way at once. Waits while the connection is being made again, up to the adapter's publish timeout (30 s).
+        Many may be under way at once. Waits while the connection is being made again, up to the adapter's publish timeout (30 s). A topic
+        exchange is made (durable) if it is not there. A ``message_id`` can be given only to messages for topics and foreign queues.
 
         Raises:
             UnroutableError: no such inbox (its owner is gone). Never raised for partitions and activity queues of an open hub.
@@ -137,11 +188,23 @@ class Broker(Protocol):
     async def consume(
         self, destination: Destination, on_delivery: Callable[[Delivery], None], *, prefetch: int = 100
     ) -> Subscription:
-        """Starts a consumer.
+        """Starts a consumer. A foreign queue is made (durable) if it is not there; one that is there is taken as it is.
 
         ``on_delivery`` is called in the event loop and must only enqueue; it must not block or raise. At most ``prefetch`` messages are
         unacked at a time. An inbox can be published to as soon as this returns, until the subscription is closed; after a
         reconnect it exists again, what was in it is gone.
+        """
+        ...
+
+    async def prepare(self, queue: str, *, exchange: str = "", keys: Sequence[str] = ()) -> None:
+        """Makes a foreign queue, and a topic exchange whose messages with these keys go there; what is there already is taken as it is.
+
+        Keys are patterns: words between dots, of which ``*`` stands for one and ``#`` for any number. What was prepared is made again
+        whenever the queue's consumer here finds it missing.
+
+        Raises:
+            ConfigurationError: the queue is another connection's own, or the name is not allowed.
+            BrokerUnavailableError: not in time.
         """
         ...
 

@@ -6,15 +6,23 @@ import asyncio
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from callboard.errors import BrokerUnavailableError, PayloadTooLargeError, UnroutableError
-from callboard.ports import Delivery, Destination, DestinationKind, Subscription
-from callboard_broker.topology import ACTIVITY_DELIVERY_LIMIT, check_destination, check_hub
+from callboard.ports import NO_PROPERTIES, Delivery, Destination, DestinationKind, Properties, Subscription
+from callboard_broker.topology import (
+    ACTIVITY_DELIVERY_LIMIT,
+    check_destination,
+    check_foreign_name,
+    check_hub,
+    named,
+    queue_spec,
+    topic_matches,
+)
 
 MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -48,6 +56,7 @@ class MemoryFaults:
 class _Message:
     body: bytes
     headers: dict[str, str]
+    properties: Properties = NO_PROPERTIES
     deliveries: int = 0
     redelivered: bool = False
 
@@ -75,7 +84,9 @@ class _Queue:
         for message in reversed(messages):
             message.redelivered = True
             if self._limit is not None and message.deliveries > self._limit:
-                self._hub.queue(Destination.dead_letters()).put(_Message(message.body, message.headers), faults)
+                self._hub.queue(Destination.dead_letters()).put(
+                    _Message(message.body, message.headers, message.properties), faults
+                )
             else:
                 self._insert(message, 0, faults)
 
@@ -105,15 +116,50 @@ class _Queue:
 
 
 class _Hub:
-    """The queues of one hub."""
+    """The queues of one hub, and those of others, which all hubs of a server share."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, foreign: dict[str, _Queue], bindings: set[tuple[str, str, str]]) -> None:
+        self.name = name
         self.queues: dict[Destination, _Queue] = {}
+        self._foreign = foreign
+        self.bindings = bindings
+        """Exchange, key, queue."""
 
     def queue(self, destination: Destination) -> _Queue:
-        if destination not in self.queues:
-            self.queues[destination] = _Queue(self, destination)
-        return self.queues[destination]
+        """Makes a queue if it is not there."""
+        found = self.find(destination)
+        if found is not None:
+            return found
+        queue = _Queue(self, destination)
+        if destination.kind is DestinationKind.FOREIGN:
+            self._foreign[destination.name] = queue
+        else:
+            self.queues[destination] = queue
+        return queue
+
+    def find(self, destination: Destination) -> _Queue | None:
+        if destination.kind is DestinationKind.FOREIGN:
+            return self._foreign.get(destination.name)
+        return self.queues.get(destination)
+
+    def own(self, destination: Destination) -> Destination:
+        """What goes by the name of a foreign queue may be one of ours."""
+        return named(self.name, destination.name) if destination.kind is DestinationKind.FOREIGN else destination
+
+    def receivers(self, destination: Destination) -> list[_Queue]:
+        """The queues that a message goes to."""
+        if destination.kind is DestinationKind.TOPIC:
+            queues = {
+                queue
+                for exchange, key, queue in self.bindings
+                if exchange == destination.name and topic_matches(key, destination.key)
+            }
+            found = [self.find(self.own(Destination.foreign(queue))) for queue in sorted(queues)]
+            return [queue for queue in found if queue is not None]
+        if destination.kind is DestinationKind.FOREIGN:
+            queue = self.find(destination)
+            return [] if queue is None else [queue]
+        return [self.queue(destination)]
 
 
 class MemoryServer:
@@ -126,10 +172,14 @@ class MemoryServer:
     def __init__(self, faults: MemoryFaults | None = None) -> None:
         self.faults = faults or MemoryFaults()
         self._hubs: dict[str, _Hub] = {}
+        self._foreign: dict[str, _Queue] = {}
+        self._bindings: set[tuple[str, str, str]] = set()
         self._brokers: list[MemoryBroker] = []
 
     def hub(self, name: str) -> _Hub:
-        return self._hubs.setdefault(name, _Hub())
+        if name not in self._hubs:
+            self._hubs[name] = _Hub(name, self._foreign, self._bindings)
+        return self._hubs[name]
 
     def attach(self, broker: MemoryBroker) -> None:
         if broker not in self._brokers:
@@ -164,6 +214,10 @@ class _Delivery:
     @property
     def headers(self) -> Mapping[str, str]:
         return self._message.headers
+
+    @property
+    def properties(self) -> Properties:
+        return self._message.properties
 
     def ack(self) -> None:
         self._consumer.settle(self._generation, self._number, give_back=False)
@@ -278,13 +332,20 @@ class MemoryBroker:
         self.server.attach(self)
         self._online.set()
 
-    async def publish(self, destination: Destination, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+    async def publish(
+        self,
+        destination: Destination,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
         self._must_be_open()
         check_destination(destination, self._partitions)
         if len(body) > self._message_limit:
             raise PayloadTooLargeError("A message", len(body), self._message_limit)
         await self._until_online()
         hub, faults = self.hub, self.faults  # of now: it may have been closed meanwhile
+        destination = hub.own(destination)
         if destination.kind is DestinationKind.INBOX and destination not in hub.queues:
             raise UnroutableError(destination)
         if faults.happens(faults.lose_publishes):
@@ -292,7 +353,8 @@ class MemoryBroker:
                 "The connection broke before the message was sent (a fault asked for by the test)."
             )
         for _ in range(2 if faults.happens(faults.duplicate) else 1):
-            hub.queue(destination).put(_Message(bytes(body), dict(headers or {})), faults)
+            for queue in hub.receivers(destination):
+                queue.put(_Message(bytes(body), dict(headers or {}), properties), faults)
         if faults.happens(faults.lose_confirms):
             raise BrokerUnavailableError("The connection broke before the confirm (a fault asked for by the test).")
 
@@ -310,10 +372,20 @@ class MemoryBroker:
         self._must_be_open()
         check_destination(destination, self._partitions)
         await self._until_online()
-        consumer = _Consumer(self, destination, on_delivery, prefetch)
+        queue_spec(self.hub.name, destination, ())  # refuses what is no queue
+        consumer = _Consumer(self, self.hub.own(destination), on_delivery, prefetch)
         consumer.connect()
         self._consumers.append(consumer)
         return consumer
+
+    async def prepare(self, queue: str, *, exchange: str = "", keys: Sequence[str] = ()) -> None:
+        self._must_be_open()
+        check_foreign_name("queue", queue)
+        await self._until_online()
+        self.hub.queue(self.hub.own(Destination.foreign(queue)))
+        if exchange:
+            check_foreign_name("exchange", exchange)
+            self.hub.bindings.update((exchange, key, queue) for key in keys)
 
     def forget(self, consumer: _Consumer) -> None:
         if consumer in self._consumers:
@@ -325,7 +397,7 @@ class MemoryBroker:
     async def depth(self, destination: Destination) -> int:
         self._must_be_open()
         check_destination(destination, self._partitions)
-        queue = self.hub.queues.get(destination)
+        queue = self.hub.find(self.hub.own(destination))
         return len(queue.ready) if queue else 0
 
     def drop_connection(self, *, outage_seconds: float = 0.0) -> None:

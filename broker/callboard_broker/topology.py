@@ -19,6 +19,8 @@ from callboard.ports import Destination, DestinationKind
 
 HUB_NAME_LIMIT = 45
 QUEUE_NAME_LIMIT = 100
+#: Longest name of a foreign queue, an exchange or a routing key, in bytes (AMQP's short string).
+FOREIGN_NAME_LIMIT = 255
 
 #: How often an activity call is delivered before the broker gives it up. A worker that it kills takes it along each time.
 ACTIVITY_DELIVERY_LIMIT = 10
@@ -64,8 +66,28 @@ def check_destination(destination: Destination, partitions: int) -> None:
             _check("Activity queue name", destination.name, QUEUE_NAME_LIMIT)
         case DestinationKind.INBOX:
             _check("Inbox name", destination.name, QUEUE_NAME_LIMIT)
-        case DestinationKind.DEAD_LETTERS:
+        case DestinationKind.FOREIGN:
+            check_foreign_name("queue", destination.name)
+        case DestinationKind.TOPIC:
+            check_foreign_name("exchange", destination.name)
+            if len(destination.key.encode()) > FOREIGN_NAME_LIMIT:
+                raise ConfigurationError(
+                    f"A routing key has at most {FOREIGN_NAME_LIMIT} bytes: {destination.key[:64]!r}."
+                )
+        case DestinationKind.DEAD_LETTERS | DestinationKind.INGRESS | DestinationKind.REJECTED:
             pass
+
+
+def check_foreign_name(what: str, name: str) -> None:
+    """Refuses a name that AMQP cannot carry.
+
+    Raises:
+        ConfigurationError: it is empty, too long, or has control characters.
+    """
+    if not 0 < len(name.encode(errors="replace")) <= FOREIGN_NAME_LIMIT or not name.isprintable():
+        raise ConfigurationError(
+            f"{name[:64]!r} cannot name {'an' if what[0] in 'aeiou' else 'a'} {what}: use 1 to {FOREIGN_NAME_LIMIT} bytes of printable text."
+        )
 
 
 def _check(what: str, name: str, limit: int) -> None:
@@ -91,6 +113,42 @@ def queue_name(hub: str, destination: Destination) -> str:
             return f"{hub}.inbox.{destination.name}"
         case DestinationKind.DEAD_LETTERS:
             return f"{hub}.dead"
+        case DestinationKind.INGRESS:
+            return f"{hub}.ingress"
+        case DestinationKind.REJECTED:
+            return f"{hub}.rejected"
+        case DestinationKind.FOREIGN:
+            return destination.name
+        case DestinationKind.TOPIC:
+            return destination.key
+
+
+def named(hub: str, queue: str) -> Destination:
+    """The destination that goes by the name of a queue: programs know the hub's own queues by their names, too."""
+    kind, _, name = queue.removeprefix(f"{hub}.").partition(".") if queue.startswith(f"{hub}.") else ("", "", "")
+    match kind, name:
+        case "activities", name if name:
+            return Destination.activities(name)
+        case "ingress", "":
+            return Destination.ingress()
+        case "rejected", "":
+            return Destination.rejected()
+        case _:
+            return Destination.foreign(queue)
+
+
+def topic_matches(pattern: str, key: str) -> bool:
+    """Whether a topic exchange leads a routing key to a binding key: ``*`` is one word, ``#`` any number of words."""
+    return _matches(pattern.split("."), key.split(".") if key else [""])
+
+
+def _matches(pattern: list[str], words: list[str]) -> bool:
+    if not pattern:
+        return not words
+    first, rest = pattern[0], pattern[1:]
+    if first == "#":
+        return any(_matches(rest, words[skipped:]) for skipped in range(len(words) + 1))
+    return bool(words) and first in ("*", words[0]) and _matches(rest, words[1:])
 
 
 def queue_spec(hub: str, destination: Destination, version: tuple[int, ...]) -> QueueSpec:
@@ -103,14 +161,25 @@ def queue_spec(hub: str, destination: Destination, version: tuple[int, ...]) -> 
             arguments = {"x-delivery-limit": ACTIVITY_DELIVERY_LIMIT, **_dead_lettering(hub)}
         case DestinationKind.PARTITION:
             arguments = _unlimited(version) and {**_unlimited(version), **_dead_lettering(hub)}
-        case DestinationKind.DEAD_LETTERS:
+        case (
+            DestinationKind.DEAD_LETTERS | DestinationKind.INGRESS | DestinationKind.REJECTED | DestinationKind.FOREIGN
+        ):
             arguments = _unlimited(version)
+        case DestinationKind.TOPIC:
+            raise ConfigurationError(
+                f"{destination} is an exchange, not a queue: consume a foreign queue that is bound to it."
+            )
     return QueueSpec(name=name, arguments={"x-queue-type": "quorum", **arguments})
 
 
 def standing_queues(partitions: int) -> list[Destination]:
     """What exists for the whole life of a hub. Dead letters come first, because the others refer to them."""
-    return [Destination.dead_letters(), *(Destination.partition(number) for number in range(partitions))]
+    return [
+        Destination.dead_letters(),
+        Destination.ingress(),
+        Destination.rejected(),
+        *(Destination.partition(number) for number in range(partitions)),
+    ]
 
 
 def _unlimited(version: tuple[int, ...]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callboard.errors import BrokerUnavailableError, PayloadTooLargeError, UnroutableError
+from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
+from callboard.ports import Destination
 from callboard.testing.broker_contract import Received
 from callboard_broker.rabbitmq import RabbitMQBroker, frames
 from tests.broker.rabbitmq_support import (
@@ -183,6 +184,40 @@ async def test_a_deleted_queue_is_made_again_by_its_publisher(server: RabbitMQSe
             received = Received(ack=True)
             await broker.consume(destination, received)
             await received.wait_for_bodies({b"%d" % n for n in range(50)})
+
+
+async def test_a_deleted_foreign_queue_is_made_and_bound_again_and_so_is_a_deleted_exchange(
+    server: RabbitMQServer, hub: str
+) -> None:
+    async with opened(server.url, hub) as broker:
+        queue, exchange, received = f"{hub}.shop", f"{hub}.topic", Received(ack=True)
+        await broker.prepare(queue, exchange=exchange, keys=["order.#"])
+        await broker.consume(Destination.foreign(queue), received)
+        await broker.publish(Destination.topic(exchange, "order.1"), b"1")
+        await received.wait_for_bodies({b"1"})
+        await delete_queue(broker, queue)
+        await until_heard(broker, exchange, received, b"2")
+        async with inside(broker)._publishing.wire._channel() as channel:
+            await channel.exchange_delete(exchange)
+        await broker.publish(Destination.topic(exchange, "order.3"), b"nobody is bound")
+        await delete_queue(broker, queue)
+        await until_heard(broker, exchange, received, b"4")
+
+
+async def until_heard(broker: RabbitMQBroker, exchange: str, received: Received, body: bytes) -> None:
+    """Publishes until it is heard: a topic keeps nothing for a queue that is not there at the moment."""
+    deadline = time.monotonic() + PATIENCE
+    while body not in received.bodies:
+        assert time.monotonic() < deadline
+        await broker.publish(Destination.topic(exchange, "order.x"), body)
+        await asyncio.sleep(0.05)
+
+
+async def test_a_private_queue_of_another_connection_is_not_taken(server: RabbitMQServer, hub: str) -> None:
+    async with opened(server.url, hub) as owner, opened(server.url, hub) as broker:
+        await owner.consume(ME, Received())
+        with pytest.raises(ConfigurationError, match="private queue of another connection"):
+            await broker.prepare(f"{hub}.inbox.me")
 
 
 async def delete_queue(broker: RabbitMQBroker, name: str) -> None:

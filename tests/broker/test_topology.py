@@ -41,11 +41,17 @@ def test_names(destination: Destination, name: str) -> None:
 def test_no_two_destinations_share_a_name() -> None:
     destinations = [*standing_queues(32), *(make("p.1") for make in (Destination.activities, Destination.inbox))]
     names = [queue_name("hub", destination) for destination in destinations]
-    assert len(set(names)) == len(names) == 35
+    assert len(set(names)) == len(names) == 37
 
 
 def test_dead_letters_are_made_before_the_queues_that_refer_to_them() -> None:
-    assert standing_queues(2) == [Destination.dead_letters(), Destination.partition(0), Destination.partition(1)]
+    assert standing_queues(2)[0] == Destination.dead_letters()
+    assert standing_queues(2)[1:] == [
+        Destination.ingress(),
+        Destination.rejected(),
+        Destination.partition(0),
+        Destination.partition(1),
+    ]
 
 
 def test_a_partition_has_no_limit_argument_before_4() -> None:

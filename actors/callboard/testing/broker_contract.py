@@ -16,8 +16,10 @@ import unittest
 import uuid
 from collections.abc import AsyncGenerator, Generator, Mapping
 
+import msgspec
+
 from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
-from callboard.ports import Broker, Delivery, Destination, Subscription
+from callboard.ports import NO_PROPERTIES, Broker, Delivery, Destination, Properties, Subscription
 
 #: Seconds until something that must happen counts as not happening.
 PATIENCE = 20.0
@@ -498,6 +500,126 @@ class BrokerContract:
         await broker.aclose()
         await subscription.aclose()
 
+    # Foreign queues and topics
+
+    async def test_what_a_message_says_of_itself_comes_with_it(self) -> None:
+        about = Properties(
+            message_id="m-1", correlation_id="c ✓", reply_to="replies", content_type="application/json", type="order"
+        )
+        async with self.opened() as broker:
+            queue, received = new_hub(), Received(ack=True)
+            await broker.consume(Destination.foreign(queue), received)
+            await broker.publish(Destination.foreign(queue), b"1", {"a": "b"}, about)
+            await broker.publish(Destination.foreign(queue), b"2")
+            first, second = await received.wait_for(2)
+            assert (first.properties, dict(first.headers)) == (about, {"a": "b"})
+            assert msgspec.structs.replace(second.properties, message_id=None) == NO_PROPERTIES
+
+    async def test_our_own_messages_may_say_something_too(self) -> None:
+        async with self.opened() as broker:
+            received = Received()
+            about = Properties(correlation_id="c", content_type="application/json", reply_to="r", type="t")
+            await broker.publish(ACTIVITIES, b"1", None, about)
+            subscription = await broker.consume(ACTIVITIES, received)
+            await received.wait_for(1)
+            await subscription.aclose()
+            await broker.consume(ACTIVITIES, received)
+            deliveries = await received.wait_for(2)
+            for delivery in deliveries:
+                assert msgspec.structs.replace(delivery.properties, message_id=None) == about
+
+    async def test_hubs_share_foreign_queues(self) -> None:
+        async with self.opened() as one, self.opened() as other:
+            queue, received = new_hub(), Received(ack=True)
+            await one.prepare(queue)
+            await other.publish(Destination.foreign(queue), b"hello")
+            await one.consume(Destination.foreign(queue), received)
+            await received.wait_for(1)
+
+    async def test_a_foreign_queue_that_is_not_there_takes_nothing(self) -> None:
+        async with self.opened() as broker:
+            queue, received = new_hub(), Received()
+            await broker.publish(Destination.foreign(queue), b"nobody")
+            await broker.consume(Destination.foreign(queue), received)
+            await broker.publish(Destination.foreign(queue), b"somebody")
+            await received.wait_for(1)
+            assert received.bodies == [b"somebody"]
+
+    async def test_a_foreign_queue_keeps_what_is_not_acked(self) -> None:
+        async with self.opened() as broker:
+            queue, received = Destination.foreign(new_hub()), Received()
+            subscription = await broker.consume(queue, received)
+            await broker.publish(queue, b"again")
+            (delivery,) = await received.wait_for(1)
+            delivery.reject()
+            await received.wait_for(2)
+            await subscription.aclose()
+            await self.settled_depth(broker, queue, 1)
+            await broker.consume(queue, acked := Received(ack=True))
+            await acked.wait_for(1)
+            await self.settled_depth(broker, queue, 0)
+
+    async def test_topics_reach_the_queues_that_are_bound_to_them(self) -> None:
+        async with self.opened() as broker:
+            exchange = new_hub()
+            await broker.publish(Destination.topic(exchange, "order.paid"), b"nobody is bound")
+            received = {key: Received(ack=True) for key in ("order.*", "#.failed", "order.paid.#")}
+            for number, (key, each) in enumerate(received.items()):
+                queue = f"{exchange}.{number}"
+                await broker.prepare(queue, exchange=exchange, keys=[key, key])
+                await broker.consume(Destination.foreign(queue), each)
+            about = Properties(message_id="x", content_type="application/json")
+            for key in ("order.paid", "order.failed", "failed", "order.paid.late", "order"):
+                await broker.publish(Destination.topic(exchange, key), key.encode(), None, about)
+            expected = {
+                "order.*": {b"order.paid", b"order.failed"},
+                "#.failed": {b"order.failed", b"failed"},
+                "order.paid.#": {b"order.paid", b"order.paid.late"},
+            }
+            for key, each in received.items():
+                await each.wait_for_bodies(expected[key])
+            await silence()
+            assert {key: sorted(each.bodies) for key, each in received.items()} == {
+                key: sorted(bodies) for key, bodies in expected.items()
+            }
+            assert received["order.*"].deliveries[0].properties == about
+
+    async def test_a_queue_bound_to_two_topics_hears_both_and_each_message_once(self) -> None:
+        async with self.opened() as broker:
+            one, other, received = new_hub(), new_hub(), Received(ack=True)
+            await broker.prepare(one, exchange=one, keys=["a", "#"])
+            await broker.prepare(one, exchange=other, keys=["b"])
+            await broker.consume(Destination.foreign(one), received)
+            for exchange, key in ((one, "a"), (one, "c"), (other, "b"), (other, "c")):
+                await broker.publish(Destination.topic(exchange, key), f"{key}".encode())
+            await received.wait_for(3)
+            await silence()
+            assert sorted(received.bodies) == [b"a", b"b", b"c"]
+
+    async def test_the_hubs_own_queues_can_be_reached_by_their_names(self) -> None:
+        hub = new_hub()
+        async with self.opened(hub) as broker:
+            for name, destination in (
+                (f"{hub}.ingress", Destination.ingress()),
+                (f"{hub}.rejected", Destination.rejected()),
+                (f"{hub}.activities.work", ACTIVITIES),
+            ):
+                received = Received(ack=True)
+                await broker.consume(destination, received)
+                await broker.publish(Destination.foreign(name), b"from within")
+                await received.wait_for(1)
+
+    async def test_what_cannot_be_prepared_is_explained(self) -> None:
+        async with self.opened() as broker:
+            for queue, exchange in (("", ""), ("x" * 256, ""), ("a\nb", ""), ("fine", "x" * 256)):
+                with raises(ConfigurationError):
+                    await broker.prepare(queue, exchange=exchange, keys=["#"])
+            for destination in (Destination.foreign(""), Destination.topic("", "x"), Destination.topic("x", "y" * 256)):
+                with raises(ConfigurationError):
+                    await broker.publish(destination, b"")
+            with raises(ConfigurationError):
+                await broker.consume(Destination.topic("x", "y"), Received())
+
     # Broken connections
 
 
@@ -546,6 +668,17 @@ class ConnectedBrokerContract(BrokerContract):
                     await self.break_connections()
             assert len(published) == 300
             await received.wait_for_bodies(published)
+
+    async def test_foreign_queues_and_their_bindings_survive_a_broken_connection(self) -> None:
+        async with self.opened() as broker:
+            queue, exchange, received = new_hub(), new_hub(), Received(ack=True)
+            await broker.prepare(queue, exchange=exchange, keys=["a.#"])
+            await broker.consume(Destination.foreign(queue), received)
+            await broker.publish(Destination.topic(exchange, "a.1"), b"before")
+            await received.wait_for_bodies({b"before"})
+            await self.break_connections()
+            await broker.publish(Destination.topic(exchange, "a.2"), b"after")
+            await received.wait_for_bodies({b"before", b"after"})
 
 
 P0, P1 = Destination.partition(0), Destination.partition(1)

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError, UnroutableError
-from callboard.ports import Delivery, Destination, DestinationKind, Subscription
+from callboard.ports import NO_PROPERTIES, Delivery, Destination, DestinationKind, Properties, Subscription
 from callboard_broker.rabbitmq.consumer import RabbitMQConsumer
 from callboard_broker.rabbitmq.errors import (
     WIRE_ERRORS,
@@ -27,7 +27,15 @@ from callboard_broker.rabbitmq.link import Backoff, Link
 from callboard_broker.rabbitmq.options import RabbitMQOptions
 from callboard_broker.rabbitmq.publisher import Outcome, PublisherChannel
 from callboard_broker.rabbitmq.wire import Wire
-from callboard_broker.topology import check_destination, check_hub, is_durable, queue_name, queue_spec, standing_queues
+from callboard_broker.topology import (
+    check_destination,
+    check_foreign_name,
+    check_hub,
+    is_durable,
+    queue_name,
+    queue_spec,
+    standing_queues,
+)
 
 __all__ = ["RabbitMQBroker", "RabbitMQOptions"]
 
@@ -47,6 +55,7 @@ class RabbitMQBroker:
         self._publisher: _Publisher | None = None
         self._publisher_up = asyncio.Event()
         self._keys: dict[Destination, str] = {}
+        self._bindings: dict[str, dict[str, set[str]]] = {}
         self._consumers: set[RabbitMQConsumer] = set()
         self._recovering: set[RabbitMQConsumer] = set()
         self._late: set[RabbitMQConsumer] = set()
@@ -108,34 +117,55 @@ class RabbitMQBroker:
 
     # Publishing
 
-    async def publish(self, destination: Destination, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+    async def publish(
+        self,
+        destination: Destination,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
         if len(body) > self._options.message_limit:
             raise PayloadTooLargeError("A message", len(body), self._options.message_limit)
         key = self._keys.get(destination) or self._key(destination)
         try:
             async with asyncio.timeout(self._options.publish_timeout):
-                await self._publish(destination, key, body, headers)
+                await self._publish(destination, key, body, headers, properties)
         except TimeoutError as error:
             raise BrokerUnavailableError(
                 f"The message for {destination} was not confirmed in {self._options.publish_timeout:g} seconds: {self._why(key)}."
             ) from error
 
     async def _publish(
-        self, destination: Destination, key: str, body: bytes, headers: Mapping[str, str] | None
+        self,
+        destination: Destination,
+        key: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        properties: Properties,
     ) -> None:
         """Tries until it is confirmed: a connection that breaks may lose the message or the confirm, and duplicates are allowed."""
         backoff: Backoff | None = None
         while True:
             publisher = self._publisher or await self._wait_for_publisher()
             with contextlib.suppress(ConnectionLostError, UnansweredError):
-                declared = publisher.declared.get(destination)
-                if declared is None and destination.kind is DestinationKind.ACTIVITIES:
-                    await publisher.declare(destination, instead_of=None)
-                    declared = publisher.declared.get(destination)
+                declaring = _declared_as(destination)
+                declared = publisher.declared.get(declaring) if declaring is not None else None
+                if declared is None and declaring is not None:
+                    await publisher.declare(declaring, instead_of=None)
+                    declared = publisher.declared.get(declaring)
                 channel = publisher.channel(destination) or await publisher.open_channel(destination)
-                outcome = await channel.publish(key, body, headers, persistent=is_durable(destination))
+                outcome = await channel.publish(
+                    key,
+                    body,
+                    headers,
+                    persistent=is_durable(destination),
+                    exchange=_exchange(destination),
+                    properties=properties,
+                )
                 if outcome is Outcome.CONFIRMED:
                     return
+                if outcome is Outcome.LOST and destination.kind is DestinationKind.TOPIC:
+                    publisher.forget(declaring, declared)  # the exchange may be gone: that closes the channel
                 if outcome is Outcome.RETURNED:
                     if destination.kind is DestinationKind.INBOX:
                         raise UnroutableError(destination)
@@ -173,7 +203,7 @@ class RabbitMQBroker:
         self._must_be_open()
         check_destination(destination, self._partitions)
         key = queue_name(self._hub, destination)
-        if is_durable(destination):
+        if destination.kind in (DestinationKind.PARTITION, DestinationKind.ACTIVITIES):
             self._keys[destination] = key
         return key
 
@@ -184,6 +214,7 @@ class RabbitMQBroker:
     ) -> Subscription:
         self._must_be_open()
         check_destination(destination, self._partitions)
+        queue_spec(self._hub, destination, ())  # refuses what is no queue
         consumer = RabbitMQConsumer(
             self._consuming,
             self._options,
@@ -193,10 +224,31 @@ class RabbitMQBroker:
             on_delivery,
             prefetch=prefetch,
             dice=self._dice,
+            bindings=self._bindings,
         )
         self._consumers.add(consumer)
         await consumer.start(self._options.publish_timeout)
         return consumer
+
+    async def prepare(self, queue: str, *, exchange: str = "", keys: Sequence[str] = ()) -> None:
+        self._must_be_open()
+        check_foreign_name("queue", queue)
+        if exchange:
+            check_foreign_name("exchange", exchange)
+            self._bindings.setdefault(queue, {}).setdefault(exchange, set()).update(keys)
+        try:
+            async with asyncio.timeout(self._options.publish_timeout):
+                wire = await self._publishing.connected()
+                spec = queue_spec(self._hub, Destination.foreign(queue), wire.version)
+                await wire.prepare(spec, exchange, keys)
+        except QueueLockedError as error:
+            raise ConfigurationError(
+                f"Queue {queue!r} is the private queue of another connection: {error}. Name another one."
+            ) from error
+        except TimeoutError as error:
+            raise BrokerUnavailableError(f"Queue {queue!r} could not be made: {self._publishing.trouble}.") from error
+        except WIRE_ERRORS as error:
+            raise BrokerUnavailableError(f"Queue {queue!r} could not be made: {error}.") from error
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self._reconnected.append(callback)
@@ -289,14 +341,45 @@ class _Publisher:
         """Declares a queue, once for all who ask at the same time; again, if the given declaration is the latest."""
         task = self.declared.get(destination)
         if task is instead_of or task is None:
-            spec = queue_spec(self._hub, destination, self._wire.version)
-            task = self.declared[destination] = _shared(self._wire.declare([spec]))
+            task = self.declared[destination] = _shared(self._declaration(destination))
         try:
             await asyncio.shield(task)
         except BaseException:
             if task.done() and self.declared.get(destination) is task:
                 del self.declared[destination]
             raise
+
+    def forget(self, destination: Destination | None, declaration: asyncio.Task[None] | None) -> None:
+        """Has something declared again that seems to be gone, unless it was in the meantime."""
+        if destination is not None and self.declared.get(destination) is declaration:
+            del self.declared[destination]
+
+    def _declaration(self, destination: Destination) -> Coroutine[Any, Any, None]:
+        if destination.kind is DestinationKind.TOPIC:
+            return self._wire.declare_exchange(destination.name)
+        return self._wire.declare([queue_spec(self._hub, destination, self._wire.version)])
+
+
+def _declared_as(destination: Destination) -> Destination | None:
+    """What must be declared before the first publish on a connection."""
+    match destination.kind:
+        case DestinationKind.ACTIVITIES:
+            return destination
+        case DestinationKind.TOPIC:
+            return Destination.topic(destination.name, "")
+        case _:
+            return None
+
+
+def _exchange(destination: Destination) -> str | None:
+    """The exchange of messages for others; None for our own, which must not get lost on the way."""
+    match destination.kind:
+        case DestinationKind.TOPIC:
+            return destination.name
+        case DestinationKind.FOREIGN:
+            return ""
+        case _:
+            return None
 
 
 def _shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -308,7 +391,15 @@ def _shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 def _sharing(destination: Destination) -> Destination | None:
     """Destinations with the same value here share a channel."""
-    return destination if is_durable(destination) else None
+    match destination.kind:
+        case DestinationKind.INBOX:
+            return None
+        case DestinationKind.FOREIGN:
+            return Destination(DestinationKind.FOREIGN)
+        case DestinationKind.TOPIC:
+            return Destination.topic(destination.name, "")
+        case _:
+            return destination
 
 
 async def _nothing_to_prepare(_wire: Wire) -> None:

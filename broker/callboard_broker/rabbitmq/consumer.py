@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, Protocol
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError
@@ -20,7 +20,12 @@ from callboard_broker.topology import queue_name, queue_spec
 log = logging.getLogger("callboard.broker")
 
 #: Made by ``open``, so that consumers need not declare them first.
-_STANDING = (DestinationKind.PARTITION, DestinationKind.DEAD_LETTERS)
+_STANDING = (
+    DestinationKind.PARTITION,
+    DestinationKind.DEAD_LETTERS,
+    DestinationKind.INGRESS,
+    DestinationKind.REJECTED,
+)
 
 
 class Observer(Protocol):
@@ -53,11 +58,13 @@ class RabbitMQConsumer:
         *,
         prefetch: int,
         dice: random.Random,
+        bindings: Mapping[str, Mapping[str, Collection[str]]],
     ) -> None:
         self._link, self._observer = link, observer
         self._hub, self._destination = hub, destination
         self._on_delivery, self._prefetch = on_delivery, prefetch
         self._backoff = Backoff(options, dice)
+        self._bindings = bindings
         self._declared = destination.kind in _STANDING
         self._channel: ConsumerChannel | None = None
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -155,8 +162,13 @@ class RabbitMQConsumer:
             raise
 
     async def _consume(self, wire: Wire) -> ConsumerChannel:
-        if not self._declared:
-            await wire.declare([queue_spec(self._hub, self._destination, wire.version)])
+        spec = queue_spec(self._hub, self._destination, wire.version)
+        if self._destination.kind is DestinationKind.FOREIGN:
+            await wire.prepare(spec, "", ())
+            for exchange, keys in self._bindings.get(spec.name, {}).items():
+                await wire.prepare(spec, exchange, keys)
+        elif not self._declared:
+            await wire.declare([spec])
         self._declared = False
         self._channel = await wire.consumer(queue_name(self._hub, self._destination), self._prefetch, self._on_delivery)
         self._wire = wire

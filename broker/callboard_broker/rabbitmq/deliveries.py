@@ -18,7 +18,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from callboard.ports import Delivery
+from callboard.ports import Delivery, Properties
 from callboard_broker.rabbitmq import frames
 from callboard_broker.rabbitmq.publisher import DriverChannel, Outbox, closing_reason
 
@@ -28,12 +28,12 @@ log = logging.getLogger("callboard.broker")
 class RabbitMQDelivery:
     """One message in the consumer's hands, on one channel of one connection: on no other can it be acked."""
 
-    __slots__ = ("_channel", "_headers", "_settled", "_tag", "body", "redelivered")
+    __slots__ = ("_channel", "_header", "_settled", "_tag", "body", "redelivered")
 
     def __init__(self, channel: ConsumerChannel, frame: Basic.Deliver, header: ContentHeader, body: bytes) -> None:
         self._channel = channel
         self._tag = cast("int", frame.delivery_tag)
-        self._headers = cast("dict[str, Any] | None", header.properties.headers)
+        self._header = header
         self._settled = False
         self.body = body
         self.redelivered = bool(frame.redelivered)
@@ -41,7 +41,19 @@ class RabbitMQDelivery:
     @property
     def headers(self) -> Mapping[str, str]:
         """As they were published; what a stranger or the broker put there in other types is text here."""
-        return {name: _text(value) for name, value in self._headers.items()} if self._headers else {}
+        headers = cast("dict[str, Any] | None", self._header.properties.headers)
+        return {name: _text(value) for name, value in headers.items()} if headers else {}
+
+    @property
+    def properties(self) -> Properties:
+        said = self._header.properties
+        return Properties(
+            message_id=said.message_id or None,
+            correlation_id=said.correlation_id or None,
+            reply_to=said.reply_to or None,
+            content_type=said.content_type or None,
+            type=said.message_type or None,
+        )
 
     def ack(self) -> None:
         if not self._settled:

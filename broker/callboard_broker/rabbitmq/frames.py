@@ -9,6 +9,8 @@ import functools
 import struct
 from collections.abc import Iterator, Mapping
 
+from callboard.ports import NO_PROPERTIES, Properties
+
 METHOD_FRAME, HEADER_FRAME, BODY_FRAME = 1, 2, 3
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8
@@ -16,7 +18,8 @@ BASIC = 60
 PUBLISH, ACK, NACK = 40, 80, 120
 MANDATORY = 1
 MULTIPLE, REQUEUE = 1, 2
-HAS_HEADERS, HAS_DELIVERY_MODE, HAS_MESSAGE_ID = 0x2000, 0x1000, 0x0080
+HAS_CONTENT_TYPE, HAS_HEADERS, HAS_DELIVERY_MODE = 0x8000, 0x2000, 0x1000
+HAS_CORRELATION_ID, HAS_REPLY_TO, HAS_MESSAGE_ID, HAS_TYPE = 0x0400, 0x0200, 0x0080, 0x0020
 TRANSIENT, PERSISTENT = 1, 2
 
 _frame = struct.Struct(">BHI").pack
@@ -41,18 +44,33 @@ def give_back_all(channel: int) -> bytes:
 
 
 @functools.lru_cache(maxsize=4096)
-def publish(channel: int, routing_key: str) -> bytes:
-    """Basic.Publish to the default exchange, mandatory."""
-    key = routing_key.encode()
-    payload = struct.pack(">HHHB", BASIC, PUBLISH, 0, 0) + bytes([len(key)]) + key + bytes([MANDATORY])
+def publish(channel: int, routing_key: str, exchange: str = "", *, mandatory: bool = True) -> bytes:
+    """Basic.Publish, by default to the default exchange, mandatory."""
+    names = b"".join(bytes([len(name)]) + name for name in (exchange.encode(), routing_key.encode()))
+    payload = struct.pack(">HHH", BASIC, PUBLISH, 0) + names + bytes([MANDATORY if mandatory else 0])
     return _frame(METHOD_FRAME, channel, len(payload)) + payload + FRAME_END
 
 
-def content_header(channel: int, size: int, headers: Mapping[str, str] | None, mode: int, message_id: str) -> bytes:
+def content_header(
+    channel: int,
+    size: int,
+    headers: Mapping[str, str] | None,
+    mode: int,
+    message_id: str,
+    properties: Properties = NO_PROPERTIES,
+) -> bytes:
     """The header of a message with a body of so many bytes.
 
+    Args:
+        channel: The channel's number.
+        size: Of the body.
+        headers: Named texts.
+        mode: Persistent or not.
+        message_id: What the message is known by.
+        properties: What else it says of itself; its message id does not count.
+
     Raises:
-        ValueError: a header's name is longer than 255 bytes.
+        ValueError: a header's name or a property is longer than 255 bytes.
     """
     flags = HAS_DELIVERY_MODE | HAS_MESSAGE_ID
     table = b""
@@ -64,9 +82,28 @@ def content_header(channel: int, size: int, headers: Mapping[str, str] | None, m
             entries += (bytes((len(key),)), key, b"S", _long(len(value)), value)
         table = b"".join(entries)
         table = _long(len(table)) + table
-    identity = message_id.encode()
-    payload = b"".join((_content(BASIC, 0, size, flags), table, bytes((mode, len(identity))), identity))
+    first, before, after = b"", b"", b""
+    if properties is not NO_PROPERTIES:
+        first, has = _short(properties.content_type, HAS_CONTENT_TYPE)
+        flags |= has
+        correlation, has = _short(properties.correlation_id, HAS_CORRELATION_ID)
+        flags |= has
+        reply_to, has = _short(properties.reply_to, HAS_REPLY_TO)
+        flags |= has
+        before = correlation + reply_to
+        after, has = _short(properties.type, HAS_TYPE)
+        flags |= has
+    identity, _ = _short(message_id, HAS_MESSAGE_ID)
+    payload = b"".join((_content(BASIC, 0, size, flags), first, table, bytes((mode,)), before, identity, after))
     return _frame(HEADER_FRAME, channel, len(payload)) + payload + FRAME_END
+
+
+def _short(text: str | None, flag: int) -> tuple[bytes, int]:
+    """A short string, and the flag that says that it is there."""
+    if text is None:
+        return b"", 0
+    encoded = text.encode()
+    return bytes((len(encoded),)) + encoded, flag
 
 
 def body_frames(channel: int, body: bytes, frame_max: int) -> Iterator[bytes]:

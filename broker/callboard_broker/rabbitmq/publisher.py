@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from aiormq.abc import ChannelFrame, DeliveredMessage
 from aiormq.exceptions import PublishError
 
+from callboard.ports import NO_PROPERTIES, Properties
 from callboard_broker.rabbitmq import frames
 
 #: Bytes, for a server that sets no limit (0).
@@ -58,6 +59,12 @@ class DriverChannel(Protocol):
         auto_delete: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> Any: ...
+
+    async def exchange_declare(
+        self, exchange: str, *, exchange_type: str = "direct", passive: bool = False, durable: bool = False
+    ) -> Any: ...
+
+    async def queue_bind(self, queue: str, exchange: str, routing_key: str) -> Any: ...
 
     async def basic_qos(self, *, prefetch_count: int) -> Any: ...
 
@@ -215,8 +222,16 @@ class PublisherChannel:
         channel.closing.add_done_callback(lambda _: self.lose())
 
     async def publish(
-        self, routing_key: str, body: bytes, headers: Mapping[str, str] | None, *, persistent: bool
+        self,
+        routing_key: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        *,
+        persistent: bool,
+        exchange: str | None = None,
+        properties: Properties = NO_PROPERTIES,
     ) -> Outcome:
+        """Sends a message; one for others' queues (``exchange`` given, maybe empty) comes back from nowhere."""
         size = len(body)
         await self._window.acquire(0)
         try:
@@ -229,20 +244,27 @@ class PublisherChannel:
             return Outcome.LOST
         mode = frames.PERSISTENT if persistent else frames.TRANSIENT
         try:
-            waiter = self._send(routing_key, body, headers, mode)
+            waiter = self._send(routing_key, body, headers, mode, exchange, properties)
         except BaseException:
             self._give_room(size)
             raise
         return await waiter
 
     def _send(
-        self, routing_key: str, body: bytes, headers: Mapping[str, str] | None, mode: int
+        self,
+        routing_key: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        mode: int,
+        exchange: str | None,
+        properties: Properties,
     ) -> asyncio.Future[Outcome]:
         channel, number, size = self._channel, self._channel.number, len(body)
         tag = channel.delivery_tag + 1
         identity = f"{self._identity}.{tag}"
-        header = frames.content_header(number, size, headers, mode, identity)
-        method = frames.publish(number, routing_key)
+        known_by = identity if properties.message_id is None or exchange is None else properties.message_id
+        header = frames.content_header(number, size, headers, mode, known_by, properties)
+        method = frames.publish(number, routing_key, exchange or "", mandatory=exchange is None)
         confirmation = _Confirmation(self, identity, size)
         channel.delivery_tag = tag
         channel.confirmations[tag] = confirmation

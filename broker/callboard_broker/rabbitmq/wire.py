@@ -30,6 +30,7 @@ from callboard_broker.rabbitmq.errors import (
     WIRE_ERRORS,
     ConnectionLostError,
     DifferentError,
+    QueueMissingError,
     UnansweredError,
     cannot_connect,
     judge_difference,
@@ -201,6 +202,32 @@ class Wire:
                 )
         except DifferentError as error:
             judge_difference(spec, str(error), accept=self._options.accept_existing_queues)
+
+    async def prepare(self, spec: QueueSpec, exchange: str, keys: Iterable[str]) -> None:
+        """Makes a queue, and a topic exchange that leads there, where they are missing; takes what is there as it is.
+
+        Raises:
+            QueueLockedError: the queue is another connection's own.
+        """
+        try:
+            async with self._channel() as channel:
+                await self._request(channel.queue_declare(spec.name, passive=True))
+        except QueueMissingError:
+            await self._declare(spec)
+        if exchange:
+            await self.declare_exchange(exchange)
+            async with self._channel() as channel:
+                for key in keys:
+                    await self._request(channel.queue_bind(spec.name, exchange, key))
+
+    async def declare_exchange(self, exchange: str) -> None:
+        """Makes a durable topic exchange, if there is none of that name; takes one of another type as it is."""
+        try:
+            async with self._channel() as channel:
+                await self._request(channel.exchange_declare(exchange, passive=True))
+        except QueueMissingError:
+            async with self._channel() as channel:
+                await self._request(channel.exchange_declare(exchange, exchange_type="topic", durable=True))
 
     async def depth(self, queue: str) -> int:
         """How many messages wait.

@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError, PayloadTooLargeError
-from callboard.ports import Delivery, Destination
+from callboard.ports import NO_PROPERTIES, Delivery, Destination, DestinationKind, Properties
 from callboard_broker.sqlite.journal import Journal, Letter, encode_headers, queue_name
-from callboard_broker.sqlite.thread import Consumer, Count, JournalThread, Publish, Stop, Subscribe, Unsubscribe
-from callboard_broker.topology import ACTIVITY_DELIVERY_LIMIT, check_destination, check_hub
+from callboard_broker.sqlite.thread import (
+    Consumer,
+    Count,
+    JournalThread,
+    Prepare,
+    Publish,
+    Stop,
+    Subscribe,
+    Unsubscribe,
+)
+from callboard_broker.topology import (
+    ACTIVITY_DELIVERY_LIMIT,
+    check_destination,
+    check_foreign_name,
+    check_hub,
+    queue_spec,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +101,13 @@ class SQLiteBroker:
             raise
         self._thread = thread
 
-    async def publish(self, destination: Destination, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+    async def publish(
+        self,
+        destination: Destination,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
         size = len(body) + sum(len(name) + len(value) for name, value in (headers or {}).items())
         if size > self._max_message_bytes:
             raise PayloadTooLargeError(f"A message for {destination}", size, self._max_message_bytes)
@@ -98,7 +119,9 @@ class SQLiteBroker:
                 queue_name(self._hub, destination),
                 body,
                 dict(headers or {}),
-                encode_headers(headers),
+                encode_headers(headers, properties),
+                properties,
+                self._hub,
                 done,
             )
         )
@@ -115,6 +138,9 @@ class SQLiteBroker:
     ) -> _Subscription:
         thread, done = self._running()
         check_destination(destination, self._partitions)
+        queue_spec(self._hub, destination, ())  # refuses what is no queue
+        if destination.kind is DestinationKind.FOREIGN:
+            await self.prepare(destination.name)
         subscription = _Subscription(thread, queue_name(self._hub, destination), on_delivery, prefetch)
         self._subscriptions.add(subscription)
         subscription.on_close = self._subscriptions.discard
@@ -125,6 +151,14 @@ class SQLiteBroker:
             subscription.abandon()
             raise
         return subscription
+
+    async def prepare(self, queue: str, *, exchange: str = "", keys: Sequence[str] = ()) -> None:
+        thread, done = self._running()
+        check_foreign_name("queue", queue)
+        if exchange:
+            check_foreign_name("exchange", exchange)
+        thread.send(Prepare(queue, exchange, tuple(keys), done))
+        await done
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Accepted; there is nothing to reconnect to."""
@@ -213,6 +247,10 @@ class _Delivery:
     @property
     def headers(self) -> Mapping[str, str]:
         return self._letter.headers
+
+    @property
+    def properties(self) -> Properties:
+        return self._letter.properties
 
     @property
     def redelivered(self) -> bool:

@@ -23,8 +23,9 @@ from typing import Any
 import msgspec
 
 from callboard.errors import BrokerUnavailableError, ConfigurationError
-from callboard.ports import Destination, DestinationKind
+from callboard.ports import NO_PROPERTIES, Destination, DestinationKind, Properties
 from callboard_broker.sqlite import lifeline
+from callboard_broker.topology import named, topic_matches
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,13 @@ _SCHEMA = (
         queue TEXT NOT NULL
     )""",
     "CREATE INDEX IF NOT EXISTS broker_consumers_queue ON broker_consumers (queue)",
+    "CREATE TABLE IF NOT EXISTS broker_foreign_queues (name TEXT PRIMARY KEY)",
+    """CREATE TABLE IF NOT EXISTS broker_bindings (
+        exchange TEXT NOT NULL,
+        key TEXT NOT NULL,
+        queue TEXT NOT NULL,
+        PRIMARY KEY (exchange, key, queue)
+    )""",
 )
 
 _CLAIM = """UPDATE broker_messages SET consumer = ?, deliveries = deliveries + 1
@@ -61,10 +69,15 @@ class Letter:
     body: bytes
     headers: Mapping[str, str]
     deliveries: int
+    properties: Properties = NO_PROPERTIES
 
 
 def queue_name(hub: str, destination: Destination) -> str:
-    """What the ``queue`` column says. No name has a slash in it: ``topology`` saw to that."""
+    """What the ``queue`` column says. No name of ours has a slash in it (``topology`` saw to that), and others' have what comes last."""
+    if destination.kind is DestinationKind.FOREIGN:
+        destination = named(hub, destination.name)
+    if destination.kind is DestinationKind.FOREIGN:
+        return f"/{destination.kind.value}/{destination.name}"
     return f"{hub}/{destination.kind.value}/{destination.name}"
 
 
@@ -210,7 +223,32 @@ class Journal:
         self._write()
         rows = self._sql.execute(_CLAIM, (consumer, queue, limit)).fetchall()
         rows.sort()  # RETURNING has no order
-        return [Letter(row, body, _decode(headers), deliveries) for row, body, headers, deliveries in rows]
+        return [_letter(row, body, headers, deliveries) for row, body, headers, deliveries in rows]
+
+    # Foreign queues
+
+    def prepare(self, queue: str, exchange: str, keys: Sequence[str]) -> None:
+        """Makes a foreign queue and leads an exchange's messages there."""
+        self._write()
+        self._sql.execute("INSERT OR IGNORE INTO broker_foreign_queues (name) VALUES (?)", (queue,))
+        self._sql.executemany(
+            "INSERT OR IGNORE INTO broker_bindings (exchange, key, queue) VALUES (?, ?, ?)",
+            [(exchange, key, queue) for key in keys if exchange],
+        )
+
+    def receivers(self, hub: str, destination: Destination) -> list[str]:
+        """The queues that a message for a topic exchange or a foreign queue goes to, as the ``queue`` column has them."""
+        if destination.kind is DestinationKind.TOPIC:
+            rows = self._sql.execute("SELECT key, queue FROM broker_bindings WHERE exchange = ?", (destination.name,))
+            found = {queue for key, queue in rows.fetchall() if topic_matches(key, destination.key)}
+        else:
+            found = {destination.name}
+        return [queue_name(hub, Destination.foreign(queue)) for queue in sorted(found) if self._there(hub, queue)]
+
+    def _there(self, hub: str, queue: str) -> bool:
+        if named(hub, queue).kind is not DestinationKind.FOREIGN:
+            return True
+        return self._one("SELECT 1 FROM broker_foreign_queues WHERE name = ?", queue) is not None
 
     def delete(self, messages: Sequence[int]) -> None:
         self._write()
@@ -230,13 +268,14 @@ class Journal:
 
     def _bury_message(self, message: int, queue: str, dead_letters: str) -> None:
         # The names RabbitMQ gives these headers.
-        headers = _decode(self._one("SELECT headers FROM broker_messages WHERE id = ?", message)) | {
+        letter = _letter(message, b"", self._one("SELECT headers FROM broker_messages WHERE id = ?", message), 0)
+        headers = dict(letter.headers) | {
             "x-first-death-reason": "delivery_limit",
             "x-first-death-queue": queue.split("/", 2)[2],
         }
         self._sql.execute(
             "UPDATE broker_messages SET queue = ?, consumer = NULL, deliveries = 0, headers = ? WHERE id = ?",
-            (dead_letters, encode_headers(headers), message),
+            (dead_letters, encode_headers(headers, letter.properties), message),
         )
 
     # Consumers and processes
@@ -334,10 +373,15 @@ def _kind(queue: str) -> str:
     return queue.split("/", 2)[1]
 
 
-def encode_headers(headers: Mapping[str, str] | None) -> str | None:
-    """What the ``headers`` column says."""
+def encode_headers(headers: Mapping[str, str] | None, properties: Properties = NO_PROPERTIES) -> str | None:
+    """What the ``headers`` column says: the headers; with properties, both in a list."""
+    if properties != NO_PROPERTIES:
+        return msgspec.json.encode((headers or {}, properties)).decode()
     return msgspec.json.encode(headers).decode() if headers else None
 
 
-def _decode(headers: str | None) -> dict[str, str]:
-    return msgspec.json.decode(headers, type=dict[str, str]) if headers else {}
+def _letter(row: int, body: bytes, headers: str | None, deliveries: int) -> Letter:
+    if headers is None or not headers.startswith("["):
+        return Letter(row, body, msgspec.json.decode(headers, type=dict[str, str]) if headers else {}, deliveries)
+    named_values, properties = msgspec.json.decode(headers, type=tuple[dict[str, str], Properties])
+    return Letter(row, body, named_values, deliveries, properties)

@@ -14,13 +14,13 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from callboard.errors import UnroutableError
-from callboard.ports import Destination, DestinationKind
+from callboard.ports import Destination, DestinationKind, Properties
 from callboard_broker.sqlite.journal import Journal, Letter, encode_headers
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,16 @@ class Publish:
     headers: Mapping[str, str]
     encoded_headers: str | None
     """As ``encode_headers`` made them, in the caller's context: what cannot be encoded must not fail others' messages."""
+    properties: Properties
+    hub: str
+    done: asyncio.Future[Any]
+
+
+@dataclass(slots=True, eq=False)
+class Prepare:
+    queue: str
+    exchange: str
+    keys: Sequence[str]
     done: asyncio.Future[Any]
 
 
@@ -87,7 +97,7 @@ class Stop:
     done: asyncio.Future[Any]
 
 
-Command: TypeAlias = Publish | Subscribe | Unsubscribe | Count | Stop
+Command: TypeAlias = Publish | Prepare | Subscribe | Unsubscribe | Count | Stop
 
 
 @dataclass(slots=True, eq=False)
@@ -231,7 +241,10 @@ class JournalThread:
             for each in rejected:
                 if each.letter.id < 0 and each.consumer.queue in self._consumers:
                     self._journal.insert(
-                        each.consumer.queue, each.letter.body, encode_headers(each.letter.headers), deliveries=1
+                        each.consumer.queue,
+                        each.letter.body,
+                        encode_headers(each.letter.headers, each.letter.properties),
+                        deliveries=1,
                     )
             self._look.update(self._consumers)
 
@@ -264,6 +277,8 @@ class JournalThread:
             case Publish():
                 landing.answers.append((command.done, None, self._publish(command, landing)))
                 return
+            case Prepare():
+                self._journal.prepare(command.queue, command.exchange, command.keys)
             case Subscribe():
                 command.consumer.id = self._journal.add_consumer(command.consumer.queue)
                 self._consumers.setdefault(command.consumer.queue, []).append(command.consumer)
@@ -279,24 +294,31 @@ class JournalThread:
         landing.answers.append((command.done, answer, None))
 
     def _publish(self, command: Publish, landing: Landing) -> Exception | None:
+        if command.destination.kind in (DestinationKind.TOPIC, DestinationKind.FOREIGN):
+            for name in self._journal.receivers(command.hub, command.destination):
+                self._keep(command, name, landing)
+            return None
         taker = self._taker(command.queue)
         inbox = command.destination.kind is DestinationKind.INBOX
         if inbox and taker is not None:
             self._inboxed -= 1
-            self._hand(taker, Letter(self._inboxed, command.body, command.headers, 1), landing)
+            self._hand(taker, Letter(self._inboxed, command.body, command.headers, 1, command.properties), landing)
             return None
         if inbox and command.queue not in self._consumers and not self._journal.consumed(command.queue):
             return UnroutableError(command.destination)
-        if taker is None:
-            self._journal.insert(command.queue, command.body, command.encoded_headers)
-            if command.queue in self._consumers:
-                self._look.add(command.queue)
-        else:
-            message = self._journal.insert(
-                command.queue, command.body, command.encoded_headers, consumer=taker.id, deliveries=1
-            )
-            self._hand(taker, Letter(message, command.body, command.headers, 1), landing)
+        self._keep(command, command.queue, landing)
         return None
+
+    def _keep(self, command: Publish, name: str, landing: Landing) -> None:
+        """Puts a message into a queue, or into the hands of one who waits for it."""
+        taker = self._taker(name)
+        if taker is None:
+            self._journal.insert(name, command.body, command.encoded_headers)
+            if name in self._consumers:
+                self._look.add(name)
+        else:
+            message = self._journal.insert(name, command.body, command.encoded_headers, consumer=taker.id, deliveries=1)
+            self._hand(taker, Letter(message, command.body, command.headers, 1, command.properties), landing)
 
     def _taker(self, name: str) -> Consumer | None:
         """Who may have a message at once: one with room, if no older message waits. The emptiest, so that siblings share."""
