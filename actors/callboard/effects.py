@@ -200,6 +200,10 @@ class Effects:
                     row = _timer_row(commit, timer_id, due)
                     self._timers.schedule(row)
                     self._timer_rows.submit(row, sending.hold().stored)
+                case core.LimitStart(task_id, by):
+                    row = msgspec.structs.replace(_timer_row(commit, task_id), fire_at=by, of_task=True)
+                    self._timers.schedule(row)
+                    self._timer_rows.submit(row, sending.hold().stored)
                 case core.ClearTimer(timer_id):
                     row = _timer_row(commit, timer_id)
                     self._timers.cancel(row)

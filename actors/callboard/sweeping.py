@@ -28,7 +28,13 @@ PAGE = 500
 
 
 class Sweeper:
-    """Sweeps the partitions that this worker owns."""
+    """Sweeps the partitions that this worker owns.
+
+    Args:
+        post: Puts a letter into a mailbox of this worker; False if its partition is not owned here.
+        is_active: Whether something is under way for an instance here.
+        begun: Is told of each lapsed claim before its call is sent again.
+    """
 
     def __init__(
         self,
@@ -39,6 +45,7 @@ class Sweeper:
         *,
         post: Callable[[Letter], bool],
         is_active: Callable[[str], bool],
+        begun: Callable[[Claim], None],
     ) -> None:
         self._store = store
         self._host = host
@@ -46,6 +53,7 @@ class Sweeper:
         self._effects = effects
         self._post = post
         self._is_active = is_active
+        self._begun = begun
         self._owned: frozenset[int] = frozenset()
         self._gained: frozenset[int] = frozenset()
         self._wake = asyncio.Event()
@@ -135,6 +143,7 @@ class Sweeper:
 
     def _resend(self, claim: Claim) -> None:
         """Sends a long activity again whose worker is gone. The claim is let go after that: until then it is swept again."""
+        self._begun(claim)
         again = after_lapse(claim, self._host.now())
 
         def sent(error: BaseException | None) -> None:

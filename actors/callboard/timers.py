@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from callboard.batching import retrying
 from callboard.core.messages import TimerDue
-from callboard.mailbox import Letter
+from callboard.mailbox import Account, Letter
 from callboard.ports import Host, Store, TimerRow
 
 log = logging.getLogger("callboard")
@@ -53,12 +53,24 @@ class TimerAccount:
 
 
 class Timers:
-    """The pending timers of the partitions that this worker owns."""
+    """The pending timers of the partitions that this worker owns.
 
-    def __init__(self, store: Store, host: Host, post: Callable[[Letter], bool]) -> None:
+    Args:
+        post: Puts a firing into a mailbox of this worker; False if its partition is not owned here.
+        limit_due: Takes what is no timer of the code's, but the limit of a task, when it comes due.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        post: Callable[[Letter], bool],
+        limit_due: Callable[[TimerRow, Account], None],
+    ) -> None:
         self._store = store
         self._host = host
         self._post = post
+        self._limit_due = limit_due
         self._heap: list[tuple[datetime, Key]] = []
         self._rows: dict[Key, TimerRow] = {}
         self._fired: set[Key] = set()
@@ -96,6 +108,11 @@ class Timers:
 
     def cancel(self, row: TimerRow) -> None:
         self._rows.pop(_key(row), None)
+
+    def lift(self, row: TimerRow) -> None:
+        """What this one was for has happened already: it need not come due, and its row goes."""
+        self.cancel(row)
+        self.settled(row)
 
     def settled(self, row: TimerRow) -> None:
         self._fired.discard(_key(row))
@@ -175,6 +192,9 @@ class Timers:
 
     def _post_due(self, key: Key, row: TimerRow) -> None:
         self._fired.add(key)
+        if row.of_task:
+            self._limit_due(row, TimerAccount(self, row))
+            return
         message = TimerDue(
             instance_id=row.instance_id, execution_id=row.execution_id, timer_id=row.timer_id, fire_at=row.fire_at
         )

@@ -37,12 +37,23 @@ from callboard.mailbox import Letter
 from callboard.ownership import DRAIN, HEARTBEAT, LEASE, Ownership
 from callboard.packs import Packer, decode_pack
 from callboard.parking import SecondChances
-from callboard.ports import BackgroundTask, Delivery, Destination, Host, HubView, Subscription, TimerRow, WorkerInfo
+from callboard.ports import (
+    BackgroundTask,
+    Claim,
+    Delivery,
+    Destination,
+    Host,
+    HubView,
+    Subscription,
+    TimerRow,
+    WorkerInfo,
+)
 from callboard.receiving import Quarantine, Receiver, check_seal, checked
 from callboard.registry import check_queue
 from callboard.replies import Replies
 from callboard.routes import Routes, Sender
 from callboard.scope import Scope
+from callboard.startlimits import StartLimits
 from callboard.sweeping import Sweeper
 from callboard.telemetry import Telemetry
 from callboard.timers import Timers
@@ -163,7 +174,8 @@ class Worker:
             hub.store, host, self.elsewhere, code_for=self._app.registry.code_for, post=self._post
         )
         self.watchers = Watchers(hub.store, host, self.packer, self.turns.runs)
-        self.timers = Timers(hub.store, host, self._post)
+        self.start_limits = StartLimits(hub.store, host, self._post)
+        self.timers = Timers(hub.store, host, self._post, self.start_limits.due)
         self.effects = Effects(
             hub.store,
             host,
@@ -186,7 +198,13 @@ class Worker:
         )
         self._consumers = PartitionConsumers(hub.broker, host, self.receiver.on_delivery, prefetch=options.prefetch)
         self.sweeper = Sweeper(
-            hub.store, host, self.packer, self.effects, post=self._post, is_active=self.turns.is_active
+            hub.store,
+            host,
+            self.packer,
+            self.effects,
+            post=self._post,
+            is_active=self.turns.is_active,
+            begun=self._on_begun,
         )
         self.activities = ActivityRunner(
             hub.store,
@@ -297,6 +315,7 @@ class Worker:
             loop.cancel()
         await self.turns.aclose()
         await self.effects.aclose()
+        await self.start_limits.aclose()
         await self.watchers.aclose()
         await self._host.aclose()
         if self._own_host is not None:
@@ -346,6 +365,21 @@ class Worker:
 
     def _on_behind(self, commit: Commit) -> None:
         self.effects.projector.write_late(commit)
+
+    def _on_begun(self, claim: Claim) -> None:
+        """A call that was claimed once has begun in time, whatever becomes of it then."""
+        call = claim.call
+        if call.start_by is not None:
+            self.timers.lift(
+                TimerRow(
+                    instance_id=call.instance_id,
+                    execution_id=call.execution_id,
+                    timer_id=call.task_scheduled_id,
+                    partition=claim.partition,
+                    fire_at=call.start_by,
+                    of_task=True,
+                )
+            )
 
     def _on_notice(self, delivery: Delivery) -> None:
         try:

@@ -17,7 +17,7 @@ from callboard.core.messages import StartExecution, TimerDue
 from callboard.core.turn import Activation
 from callboard.errors import BrokerUnavailableError, UnroutableError
 from callboard.host import SystemHost
-from callboard.mailbox import Letter
+from callboard.mailbox import Account, Letter
 from callboard.ownership import Ownership
 from callboard.ports import (
     Delivery,
@@ -94,7 +94,10 @@ async def fired(store: TimerStore, row: TimerRow, *, within: float) -> bool:
         letters.append(letter)
         return True
 
-    timers = Timers(cast("Store", store), host, post)
+    def limit_due(row: TimerRow, account: Account) -> None:
+        raise AssertionError(f"{row} is no limit")
+
+    timers = Timers(cast("Store", store), host, post, limit_due)
     timers.own(frozenset({0}))
     store.when_read = lambda: timers.schedule(row)
     task = asyncio.create_task(timers.run())

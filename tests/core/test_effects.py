@@ -15,6 +15,7 @@ from callboard.core.effects import (
     ClearExecutionTimers,
     ClearTimer,
     Effect,
+    LimitStart,
     SetTimer,
     StartChild,
     Tell,
@@ -23,6 +24,7 @@ from callboard.core.effects import (
     projection,
 )
 from callboard.core.events import ParentInstance, TaskScheduled
+from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, derived_execution_id, partition_of
 from callboard.core.messages import ActivitiesCancelled, ChildResult, ContinueExecution, RaiseEvent, Terminate
 from tests.core.support import DECLINED, PARTITIONS, Instance, at, started, through_json
@@ -87,13 +89,50 @@ async def with_limits(context: OrchestrationContext) -> None:
 
 
 def test_a_call_carries_its_time_limits() -> None:
-    commit = started(with_limits).commits[0]
-    (activity,) = effects(commit)
+    instance = started(with_limits)
+    activity, limit = effects(instance.commits[0])
     assert isinstance(activity, CallActivity)
     assert (activity.call.start_to_close, activity.call.heartbeat_timeout) == (120, 10)
     assert activity.call.start_by == at(3.5)
-    (event,) = (event for event in commit.events if isinstance(event, TaskScheduled))
+    assert limit == LimitStart(0, at(3.5))
+    (event,) = (event for event in instance.history if isinstance(event, TaskScheduled))
     assert (event.start_to_close, event.schedule_to_start, event.heartbeat_timeout) == (120, 3.5, 10)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.parametrize("failure", [None, DECLINED])
+def test_the_end_of_an_activity_lifts_the_limit_of_its_start(failure: FailureDetails | None, *, cold: bool) -> None:
+    instance = started(with_limits)
+    if cold:
+        instance.forget()
+    commit = instance.commit(instance.result(0, failure=failure))
+    assert commit.start_limits_over == (0,)
+    assert effects(commit) == [ClearTimer(0)]
+    assert instance.commit(instance.event("other")).start_limits_over == ()
+
+
+def test_a_cancelled_activity_has_no_limit_any_more() -> None:
+    async def changes_its_mind(context: OrchestrationContext) -> None:
+        context.call_activity("never sent", schedule_to_start=1).cancel()
+        call = context.call_activity("work", schedule_to_start=1)
+        await context.wait_for_external_event("go")
+        call.cancel()
+        await context.wait_for_external_event("end")
+
+    instance = started(changes_its_mind)
+    assert [type(effect) for effect in effects(instance.commits[0])] == [CallActivity, LimitStart]
+    assert effects(instance.commit(instance.event("go"))) == [ClearTimer(1), cancelled(1)]
+    assert instance.commit(instance.event("other")).start_limits_over == ()
+
+
+def test_a_limit_is_rounded_up_to_what_stores_keep() -> None:
+    async def brief(context: OrchestrationContext) -> None:
+        await context.call_activity("work", schedule_to_start=0.0001)
+
+    activity, limit = effects(started(brief).commits[0])
+    assert isinstance(activity, CallActivity)
+    assert limit == LimitStart(0, at(0.001))
+    assert activity.call.start_by == at(0.001)
 
 
 def test_a_later_attempt_carries_what_the_first_one_left() -> None:

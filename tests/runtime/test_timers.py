@@ -12,7 +12,7 @@ import pytest
 from callboard import App, OrchestrationContext, timers as timers_module
 from callboard.core.events import TimerCreated, TimerFired
 from callboard.core.messages import TimerDue
-from callboard.mailbox import Letter
+from callboard.mailbox import Account, Letter
 from callboard.ports import Store, TimerRow
 from callboard.timers import LOOK_AHEAD, Timers
 from callboard_store.sqlite import SQLiteStore
@@ -46,7 +46,7 @@ class Desk:
         self.at: list[datetime] = []
         self.takes = True
         self.gone: list[TimerRow] = []
-        self.timers = Timers(cast("Store", self.store), self.host, self._post)
+        self.timers = Timers(cast("Store", self.store), self.host, self._post, self._limit_due)
         self.timers.on_settled = self.gone.append
 
     def _post(self, letter: Letter) -> bool:
@@ -54,6 +54,9 @@ class Desk:
             self.fired.append(letter)
             self.at.append(self.host.now())
         return self.takes
+
+    def _limit_due(self, row: TimerRow, account: Account) -> None:
+        raise AssertionError(f"{row} is no limit")
 
     def ids(self) -> list[int]:
         return [cast("TimerDue", letter.message).timer_id for letter in self.fired]

@@ -138,7 +138,8 @@ class Claims:
         if not self._any:
             return
         await self._store.renew_claims(self._worker_id, [run.last_word() for run in runs if run.unsaid], ttl=0)
-        claimed = [run for run in runs if run.claim is not ClaimState.NONE]
+        # One whose start was limited is left to its owner's sweep, which lifts the limit.
+        claimed = [run for run in runs if run.claim is not ClaimState.NONE and run.call.start_by is None]
         for run in claimed:
             call = msgspec.structs.replace(run.call, resent=True, start_by=None, heartbeat_details=run.details)
             self._sender.call(call, self._handed_over(run))

@@ -72,7 +72,16 @@ class SetTimer(msgspec.Struct, frozen=True):
     due: TimerCreated
 
 
+class LimitStart(msgspec.Struct, frozen=True):
+    """By then the activity must have begun."""
+
+    task_id: int
+    by: datetime
+
+
 class ClearTimer(msgspec.Struct, frozen=True):
+    """A timer that was taken back, or a limit that was met."""
+
     timer_id: int
 
 
@@ -81,7 +90,15 @@ class ClearExecutionTimers(msgspec.Struct, frozen=True):
 
 
 Effect: TypeAlias = (
-    CallActivity | CancelActivities | StartChild | Tell | SendReply | SetTimer | ClearTimer | ClearExecutionTimers
+    CallActivity
+    | CancelActivities
+    | StartChild
+    | Tell
+    | SendReply
+    | SetTimer
+    | LimitStart
+    | ClearTimer
+    | ClearExecutionTimers
 )
 
 
@@ -90,6 +107,7 @@ def derive(commit: Commit, partitions: int) -> list[Effect]:
     effects = [effect for event in commit.events for effect in _effects_of(event, commit, partitions)]
     created = {event.event_id for event in commit.events if isinstance(event, TimerCreated)}
     effects.extend(ClearTimer(timer) for timer in commit.timers_cancelled if timer not in created)
+    effects.extend(ClearTimer(task) for task in commit.start_limits_over)
     called = {event.event_id for event in commit.events if isinstance(event, TaskScheduled)}
     tasks = tuple(task for task in commit.tasks_cancelled if task not in called)
     if tasks:
@@ -102,7 +120,9 @@ def _effects_of(  # noqa: PLR0911 - one for each event
 ) -> tuple[Effect, ...]:
     match event:
         case TaskScheduled() if event.event_id not in commit.tasks_cancelled:
-            return (CallActivity(_activity_call(commit, event)),)
+            limit = _start_by(event)
+            limited = () if limit is None else (LimitStart(event.event_id, limit),)
+            return (CallActivity(_activity_call(commit, event)), *limited)
         case SubOrchestrationInstanceCreated():
             return (StartChild(_child_record(commit, event, partitions)),)
         case TimerCreated() if event.event_id not in commit.timers_cancelled:
@@ -189,10 +209,14 @@ def _activity_call(commit: Commit, event: TaskScheduled) -> ActivityCall:
         heartbeat_details=event.heartbeat_details,
         start_to_close=event.start_to_close,
         heartbeat_timeout=event.heartbeat_timeout,
-        start_by=None
-        if event.schedule_to_start is None
-        else event.timestamp + timedelta(seconds=event.schedule_to_start),
+        start_by=_start_by(event),
     )
+
+
+def _start_by(event: TaskScheduled) -> datetime | None:
+    limit = event.schedule_to_start
+    # Stores keep milliseconds: rounded up, so that nothing is too late that was in time.
+    return None if limit is None else event.timestamp + timedelta(milliseconds=-(-limit * 1000 // 1))
 
 
 def _cancellation(commit: Commit, tasks: tuple[int, ...]) -> ActivitiesCancelled:

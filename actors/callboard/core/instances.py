@@ -130,6 +130,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """Timers of this execution that need not fire any more (history has no event for it)."""
     tasks_cancelled: tuple[int, ...] = ()
     """Activities of this execution whose results nobody waits for any more (history has no event for it)."""
+    start_limits_over: tuple[int, ...] = ()
+    """Activities that had a ``schedule_to_start`` limit, and have ended."""
     generation: int = 0
     """How often the instance had been continued as new before this execution."""
     awaited_events: tuple[str, ...] = ()

@@ -118,7 +118,7 @@ class InstanceState:
         """The execution's own span."""
         self.started: datetime | None = None
         self.closed: dict[int, HistoryEvent] = {}
-        """Actions whose end the present turn has brought, while the execution is traced."""
+        """Actions whose end the present turn has brought."""
         self.awaited_events: tuple[str, ...] = ()
         """External events that the code waits for."""
         self.at: datetime | None = None
@@ -207,7 +207,7 @@ class InstanceState:
 
     def _close(self, number: int) -> None:
         action = self.open.pop(number, None)
-        if self.span is not None and action is not None:
+        if action is not None:
             self.closed[number] = action
 
     def unaccept(self, message_ids: Iterable[str]) -> None:
@@ -237,6 +237,13 @@ class InstanceState:
 
     def open_tasks(self) -> list[int]:
         return [number for number, action in self.open.items() if isinstance(action, TaskScheduled)]
+
+    def start_limits_over(self, cancelled: Sequence[int]) -> tuple[int, ...]:
+        """Activities whose start was limited and whose end the present turn has brought, or that it cancels."""
+        ended = {**self.closed, **{number: self.open[number] for number in cancelled if number in self.open}}
+        return tuple(
+            number for number, action in ended.items() if isinstance(action, TaskScheduled) and action.schedule_to_start
+        )
 
     def open_children(self) -> list[SubOrchestrationInstanceCreated]:
         return [action for action in self.open.values() if isinstance(action, SubOrchestrationInstanceCreated)]

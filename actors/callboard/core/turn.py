@@ -246,6 +246,7 @@ class Activation:
             events=tuple(events),
             timers_cancelled=decision.timers_cancelled,
             tasks_cancelled=decision.tasks_cancelled,
+            start_limits_over=state.start_limits_over(decision.tasks_cancelled),
             parked=decision.parked,
             generation=state.generation,
             awaited_events=self._awaited_events(decision),

@@ -156,6 +156,7 @@ def rich_commit(instance_id: str, n: int) -> Commit:
         events=events,
         timers_cancelled=(5, 6),
         tasks_cancelled=(7, 8),
+        start_limits_over=(9,),
         generation=3,
         body="where/it/is",
         parked=Parked(reason="gone", at=START + seconds(0.123)),
