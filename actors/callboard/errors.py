@@ -9,6 +9,7 @@ CallboardError
 │   └── StoreUnavailableError
 ├── UnroutableError                 nobody listens at that destination
 ├── InvalidInstanceIdError          an id that is not allowed            (also ValueError)
+├── InvalidEntityIdError            an entity's name or key that is not allowed (also ValueError)
 ├── InvalidPayloadError             a value that cannot be encoded or decoded (also ValueError)
 │   └── PayloadTooLargeError
 ├── PayloadRejectedError            a sealed value that cannot be opened here: no key for it, or pickles are not allowed
@@ -17,6 +18,9 @@ CallboardError
 ├── OrchestrationNotRegisteredError no orchestration of that name
 ├── ActivityNotRegisteredError      no activity of that name
 ├── ActivityCancelledError          raised in activities that should stop
+├── EntityNotRegisteredError        no entity of that name
+├── OperationNotFoundError          an entity has no operation of that name
+├── LockingRulesError               what a critical section does not allow
 ├── InstanceNotFoundError
 ├── InstanceAlreadyExistsError      the id is in use by an instance that is not finished
 ├── InstanceNotRunningError         the operation needs an instance that is not finished
@@ -28,8 +32,9 @@ CallboardError
 ├── OrchestrationStuckError         the code kept a turn running too long
 └── TaskFailedError                 raised in orchestrations: an activity failed
     ├── SubOrchestrationFailedError … a child failed
-    └── MessageFailedError          (also in clients) what was asked was not answered
-        └── MessageRejectedError    … because its validator refused it
+    ├── MessageFailedError          (also in clients) what was asked was not answered
+    │   └── MessageRejectedError    … because its validator refused it
+    └── EntityOperationFailedError  … an operation of an entity failed
 
 OrchestrationFailedError (a CallboardError) is raised by the client's ``result`` for an instance that did not complete.
 """
@@ -106,6 +111,17 @@ class InvalidInstanceIdError(CallboardError, ValueError):
         self.instance_id = instance_id
 
 
+class InvalidEntityIdError(CallboardError, ValueError):
+    """An entity's name or key that is not allowed."""
+
+    def __init__(self, instance_id: str, reason: str) -> None:
+        super().__init__(
+            f"Entity id {instance_id[:64]!r} is not allowed: {reason}. Use @name@key with none of / \\ # ? or a control character, "
+            "and no '@' in the name."
+        )
+        self.instance_id = instance_id
+
+
 class InvalidPayloadError(CallboardError, ValueError):
     """A value that cannot be encoded, or does not fit the declared type."""
 
@@ -159,6 +175,28 @@ class ActivityCancelledError(CallboardError):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"Activity {name!r} should stop: {reason}.")
         self.name, self.reason = name, reason
+
+
+class EntityNotRegisteredError(CallboardError):
+    """No entity of that name is registered."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"No entity is registered as {name!r}. {_known('Entities', known)}")
+        self.name = name
+
+
+class OperationNotFoundError(CallboardError):
+    """An entity has no operation of that name."""
+
+    non_retriable = True
+
+    def __init__(self, entity: str, operation: str, known: list[str]) -> None:
+        super().__init__(f"Entity {entity!r} has no operation {operation!r}. {_known('Operations', known)}")
+        self.entity, self.operation = entity, operation
+
+
+class LockingRulesError(CallboardError):
+    """An orchestration asked for something that its critical section does not allow: it could wait for itself for ever."""
 
 
 def _known(what: str, names: list[str]) -> str:
@@ -273,6 +311,10 @@ class QueryFailedError(CallboardError):
     def __init__(self, name: str, failure: FailureDetails) -> None:
         super().__init__(f"Query {name!r} was not answered: {failure.error_type}: {failure.error_message}")
         self.name, self.failure = name, failure
+class EntityOperationFailedError(TaskFailedError):
+    """An operation of an entity failed, and left no trace in its state; raised where its task is awaited."""
+
+    _what = "Entity operation"
 
 
 class OrchestrationFailedError(CallboardError):

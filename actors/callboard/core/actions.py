@@ -14,6 +14,10 @@ import msgspec
 from callboard.core.events import (
     ActionEvent,
     Asker,
+    EntityLockRequested,
+    EntityOperationCalled,
+    EntityOperationSignaled,
+    EntityUnlockSent,
     EventSent,
     MessageAnswered,
     MessageSent,
@@ -21,6 +25,7 @@ from callboard.core.events import (
     SubOrchestrationInstanceCreated,
     TaskScheduled,
     TimerCreated,
+    ToEntityEvent,
 )
 from callboard.core.failure import FailureDetails
 
@@ -177,7 +182,102 @@ class AnswerMessage(_Action, frozen=True, kw_only=True):
         return f"the answer to message {self.message_id!r}"
 
 
-Action: TypeAlias = ScheduleTask | StartSubOrchestration | CreateTimer | SendEvent | SendMessage | AnswerMessage
+class CallEntity(_Action, frozen=True, kw_only=True):
+    instance_id: str
+    operation: str
+    input: Payload | None
+
+    def to_event(self, at: datetime) -> EntityOperationCalled:
+        return EntityOperationCalled(
+            timestamp=at, event_id=self.id, instance_id=self.instance_id, operation=self.operation, input=self.input
+        )
+
+    def matches(self, event: ActionEvent) -> bool:
+        return (
+            isinstance(event, EntityOperationCalled)
+            and event.instance_id == self.instance_id
+            and event.operation == self.operation
+        )
+
+    def __str__(self) -> str:
+        return f"a call of {self.operation!r} of entity {self.instance_id!r}"
+
+
+class SignalEntity(_Action, frozen=True, kw_only=True):
+    instance_id: str
+    operation: str
+    input: Payload | None
+    scheduled_time: datetime | None = None
+
+    def to_event(self, at: datetime) -> EntityOperationSignaled:
+        return EntityOperationSignaled(
+            timestamp=at,
+            event_id=self.id,
+            instance_id=self.instance_id,
+            operation=self.operation,
+            input=self.input,
+            scheduled_time=self.scheduled_time,
+        )
+
+    def matches(self, event: ActionEvent) -> bool:
+        return (
+            isinstance(event, EntityOperationSignaled)
+            and event.instance_id == self.instance_id
+            and event.operation == self.operation
+        )
+
+    def __str__(self) -> str:
+        return f"a signal {self.operation!r} to entity {self.instance_id!r}"
+
+
+class LockEntity(_Action, frozen=True, kw_only=True):
+    lock_set: tuple[str, ...]
+    position: int
+
+    def to_event(self, at: datetime) -> EntityLockRequested:
+        return EntityLockRequested(
+            timestamp=at,
+            event_id=self.id,
+            instance_id=self.lock_set[self.position],
+            lock_set=self.lock_set,
+            position=self.position,
+        )
+
+    def matches(self, event: ActionEvent) -> bool:
+        return isinstance(event, EntityLockRequested) and event.instance_id == self.lock_set[self.position]
+
+    def __str__(self) -> str:
+        return f"a lock on entity {self.lock_set[self.position]!r}"
+
+
+class UnlockEntity(_Action, frozen=True, kw_only=True):
+    instance_id: str
+    task_scheduled_id: int
+
+    def to_event(self, at: datetime) -> EntityUnlockSent:
+        return EntityUnlockSent(
+            timestamp=at, event_id=self.id, instance_id=self.instance_id, task_scheduled_id=self.task_scheduled_id
+        )
+
+    def matches(self, event: ActionEvent) -> bool:
+        return isinstance(event, EntityUnlockSent) and event.instance_id == self.instance_id
+
+    def __str__(self) -> str:
+        return f"the end of a lock on entity {self.instance_id!r}"
+
+
+Action: TypeAlias = (
+    ScheduleTask
+    | StartSubOrchestration
+    | CreateTimer
+    | SendEvent
+    | SendMessage
+    | AnswerMessage
+    | CallEntity
+    | SignalEntity
+    | LockEntity
+    | UnlockEntity
+)
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +318,20 @@ def describe_event(event: ActionEvent) -> str:
             return _message(event)
         case MessageAnswered():
             return f"the answer to message {event.message_id!r}"
+        case _:
+            return _request(event)
+
+
+def _request(event: ToEntityEvent) -> str:
+    match event:
+        case EntityOperationCalled():
+            return f"a call of {event.operation!r} of entity {event.instance_id!r}"
+        case EntityOperationSignaled():
+            return f"a signal {event.operation!r} to entity {event.instance_id!r}"
+        case EntityLockRequested():
+            return f"a lock on entity {event.instance_id!r}"
+        case EntityUnlockSent():
+            return f"the end of a lock on entity {event.instance_id!r}"
 
 
 def _message(sent: SendMessage | MessageSent) -> str:

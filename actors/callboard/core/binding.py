@@ -22,21 +22,32 @@ class Binding:
         what: How errors name it.
         skip: How many of the first parameters are not for the input.
         handed: A parameter annotated with this class is not for the input either; ``self.handed`` is its name.
+        without: Nor are these parameters, by name.
     """
 
-    def __init__(self, function: Callable[..., Any], what: str, *, skip: int, handed: type | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        what: str,
+        *,
+        skip: int,
+        handed: type | None = None,
+        without: frozenset[str] = frozenset(),
+    ) -> None:
         self._what = f"The input of {what}"
         parameters = list(inspect.signature(function).parameters.values())
         if len(parameters) < skip:
             raise RegistrationError(
                 f"{what} takes no parameter, but needs one for its context: def {function.__name__}(context, …)."
             )
-        hints = _hints(function, what)
+        hints = hints_of(function, what)
         self.result_type = payloads.decodable(hints.get("return", Any))
         self._parameters: dict[str, tuple[Any, bool]] = {}
         self._positional = any(each.kind is each.POSITIONAL_ONLY for each in parameters)
         self.handed: str | None = None
         for parameter in parameters[skip:]:
+            if parameter.name in without:
+                continue
             if handed is not None and hints.get(parameter.name) is handed:
                 self.handed = parameter.name
                 continue
@@ -94,7 +105,8 @@ class Binding:
             )
 
 
-def _hints(function: Callable[..., Any], what: str) -> Mapping[str, Any]:
+def hints_of(function: Callable[..., Any], what: str) -> Mapping[str, Any]:
+    """The types that a function declares; raises RegistrationError if they cannot be resolved."""
     try:
         return typing.get_type_hints(function)
     except (NameError, TypeError, AttributeError) as error:

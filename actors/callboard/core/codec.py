@@ -88,6 +88,16 @@ def answer_place(instance_id: str, message_id: str, asker: Asker | None) -> Plac
     return Place(instance_id, "", f"answer to message {message_id}")
 
 
+def operation_place(instance_id: str, request_id: str, operation: str) -> Place:
+    """The input of an operation, in the entity that it is asked of."""
+    return Place(instance_id, "", f"input of operation {operation!r} in request {request_id}")
+
+
+def state_place(instance_id: str, execution_id: str) -> Place:
+    """An entity's state."""
+    return Place(instance_id, execution_id, "state")
+
+
 def custom_status_place(instance_id: str) -> Place:
     return Place(instance_id, "", "custom status")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Final, Protocol, TypeVar, overload
 
 from callboard.core.codec import Content
+from callboard.core.entities import EntityId
+from callboard.core.entity_calls import Due, EntityCalls
 from callboard.core.familiar import FamiliarContext, ReplaySafeLogger
+from callboard.core.locking import CriticalSection
 from callboard.core.loop import DeterministicFuture, DeterministicLoop
 from callboard.core.retrying import Call, RetryStrategy
 from callboard.core.timeouts import Duration, Timeouts, interval
@@ -62,6 +65,7 @@ class ContextHost(Protocol):
     input: Content | None
     now: datetime
     replaying: bool
+    entities: EntityCalls
 
     @property
     def will_continue_as_new(self) -> bool: ...
@@ -485,6 +489,70 @@ class OrchestrationContext(FamiliarContext):
     def random(self) -> Random:
         """A generator of random numbers seeded by the execution: the same numbers on replay. Not for secrets."""
         return self._host.random()
+
+    # Entities
+
+    @overload
+    def call_entity(
+        self, entity: EntityId, operation: Callable[..., Coroutine[Any, Any, T]], input: object = None
+    ) -> DurableTask[T]: ...
+
+    @overload
+    def call_entity(self, entity: EntityId, operation: Callable[..., T], input: object = None) -> DurableTask[T]: ...
+
+    @overload
+    def call_entity(self, entity: EntityId, operation: str, input: object = None) -> DurableTask[Any]: ...
+
+    def call_entity(self, entity: EntityId, operation: Any, input: object = None) -> DurableTask[Any]:
+        """Calls an operation of an entity, at once, and returns a task for its result.
+
+        Calls and signals of one orchestration to one entity are carried out in their order, each once.
+
+        Args:
+            entity: Which one; it need not exist yet.
+            operation: Its name, or the method of the entity's class (its result is typed then).
+            input: Its input.
+
+        Raises:
+            LockingRulesError: a critical section does not allow it.
+
+        Raises (where the task is awaited):
+            EntityOperationFailedError: the operation raised, and changed nothing; ``error.failure`` has the details.
+        """
+        task: DurableTask[Any] = self._host.entities.call(entity, operation, input)
+        return task
+
+    def signal_entity(
+        self, entity: EntityId, operation: str | Callable[..., Any], input: object = None, *, at: Due | None = None
+    ) -> None:
+        """Has an entity carry out an operation, without waiting for it; nobody hears of its result or failure.
+
+        Args:
+            entity: Which one; it need not exist yet.
+            operation: Its name, or the method of the entity's class.
+            input: Its input.
+            at: When, as an aware point in time or as how long from now; None: as soon as it comes there, in order.
+
+        Raises:
+            LockingRulesError: a critical section holds that entity: call it.
+        """
+        self._host.entities.signal(entity, operation, input, at)
+
+    def lock_entities(self, *entities: EntityId | Iterable[EntityId]) -> CriticalSection:
+        """A critical section: ``async with context.lock_entities(source, target): …`` holds these entities for this orchestration.
+
+        Nobody else's requests reach them inside. It is no transaction: what was done stays done if the section fails. However the
+        orchestration ends, the locks end with it.
+        """
+        chosen: list[EntityId] = []
+        for each in entities:
+            chosen.extend((each,) if isinstance(each, EntityId) else each)
+        return self._host.entities.lock(chosen)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether the orchestration is in a critical section."""
+        return self._host.entities.rules.is_locked
 
 
 def _registered(

@@ -7,16 +7,26 @@ from typing import TypeAlias
 
 import msgspec
 
+from callboard.core import entity_messages as entities
 from callboard.core.events import (
     AskingClient,
     AskingTask,
     ContinuedAsNew,
+    EntityLocked,
+    EntityLockRequested,
+    EntityOperationCalled,
+    EntityOperationProcessed,
+    EntityOperationSignaled,
+    EntityRequestReceived,
+    EntityUnlockSent,
+    EntityYielded,
     EventSent,
     ExecutionCompleted,
     ExecutionStarted,
     HistoryEvent,
     MessageAnswered,
     MessageSent,
+    NewOrchestrationStarted,
     ParentInstance,
     Payload,
     SubOrchestrationInstanceCreated,
@@ -37,6 +47,7 @@ from callboard.core.messages import (
     RaiseEvent,
     Reply,
     Terminate,
+    Wake,
 )
 from callboard.core.references import as_told
 from callboard.core.state import terminated_failure
@@ -142,6 +153,26 @@ def _effects_of(  # noqa: PLR0911 - one for each event
             follow = ContinueExecution(instance_id=commit.instance_id, execution_id=event.next.execution_id)
             return (ClearExecutionTimers(), Tell(follow))
         case _:
+            return _of_entities(event, commit, partitions)
+
+
+def _of_entities(event: HistoryEvent, commit: Commit, partitions: int) -> tuple[Effect, ...]:
+    """What is asked of entities, and what they bring about themselves."""
+    match event:
+        case EntityOperationCalled() | EntityOperationSignaled() | EntityLockRequested() | EntityUnlockSent():
+            return () if event.line is None else (Tell(entities.request(commit, event, event.line)),)
+        case EntityOperationProcessed():
+            return () if event.caller is None else (Tell(entities.result(event, event.caller)),)
+        case EntityLocked():
+            return (Tell(entities.grant(event)),)
+        case EntityRequestReceived():
+            timer = entities.timer(event)
+            return () if timer is None else (SetTimer(timer.event_id, timer),)
+        case NewOrchestrationStarted():
+            return (StartChild(entities.started_record(commit, event, partitions)),)
+        case EntityYielded():
+            return (Tell(Wake(instance_id=commit.instance_id)),)
+        case _:
             return ()
 
 
@@ -167,6 +198,7 @@ def projection(commit: Commit) -> Projection:
         output=_output(completed),
         failure=completed.failure if completed else None,
         completed_time=commit.at if completed else None,
+        entity=commit.entity,
     )
 
 

@@ -24,6 +24,22 @@ stored: a commit's ``at`` is the timestamp of its ``OrchestratorStarted``.
 | ContinuedAsNew                      | it ended and goes on as a new execution with a new history    |
 | ExecutionParked                     | its code cannot run (changed, missing, stuck); inputs are kept |
 | TerminationSent                     | a terminated parent told a child to end too                   |
+| EntityOperationCalled               | the code called an operation of an entity                     |
+| EntityOperationCompleted / Failed   | its result or failure arrived                                 |
+| EntityOperationSignaled             | the code, or an entity, signalled an entity                   |
+| EntityLockRequested / LockGranted   | a critical section asked for an entity; it got it             |
+| EntityUnlockSent                    | a critical section gave an entity back                        |
+
+An entity's commits hold, besides signals that it sends, its timers and ExecutionCompleted:
+
+| event                               | meaning                                                       |
+|-------------------------------------|---------------------------------------------------------------|
+| EntityRequestReceived               | a request arrived that was not at once carried out            |
+| EntityOperationProcessed            | an operation was carried out, or failed                       |
+| EntityLocked                        | a critical section got it                                     |
+| NewOrchestrationStarted             | an operation started an orchestration                         |
+| StartedOrchestrationEnded           | it ended, and the entity wanted to know                       |
+| EntityYielded                       | more requests wait than one turn takes                        |
 """
 
 from __future__ import annotations
@@ -33,6 +49,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from callboard.core.entities import Caller, Position, Request, SentLine
 from callboard.core.failure import FailureDetails
 from callboard.core.tracing import TraceContext
 
@@ -96,6 +113,8 @@ class ExecutionStarted(_Event, frozen=True, kw_only=True):
     """Message ids that earlier executions consumed within the retention window, so that a late duplicate is still known."""
     answers: tuple[MessageAnswered, ...] = ()
     """The latest answers that earlier executions gave, for those who ask again."""
+    lines: tuple[SentLine, ...] = ()
+    """How far earlier executions' requests to entities have got, so that order holds across ``continue_as_new``."""
 
 
 class ExecutionCompleted(_Event, frozen=True, kw_only=True):
@@ -264,6 +283,107 @@ class TerminationSent(_Event, frozen=True, kw_only=True):
     reason: Payload | None = None
 
 
+class EntityOperationCalled(_Event, frozen=True, kw_only=True):
+    event_id: int
+    instance_id: str
+    operation: str
+    input: Payload | None = None
+    line: Position | None = None
+    """Set when it is committed."""
+
+
+class EntityOperationSignaled(_Event, frozen=True, kw_only=True):
+    event_id: int
+    instance_id: str
+    operation: str
+    input: Payload | None = None
+    scheduled_time: datetime | None = None
+    line: Position | None = None
+    """Set when it is committed."""
+    trace: TraceContext | None = None
+    """What led an entity to send it."""
+
+
+class EntityOperationCompleted(_Event, frozen=True, kw_only=True):
+    task_scheduled_id: int
+    result: Payload | None = None
+
+
+class EntityOperationFailed(_Event, frozen=True, kw_only=True):
+    task_scheduled_id: int
+    failure: FailureDetails
+
+
+class EntityLockRequested(_Event, frozen=True, kw_only=True):
+    event_id: int
+    instance_id: str
+    lock_set: tuple[str, ...] = ()
+    """All entities of the critical section, in the order in which they are asked for."""
+    position: int = 0
+    line: Position | None = None
+    """Set when it is committed."""
+
+
+class EntityLockGranted(_Event, frozen=True, kw_only=True):
+    task_scheduled_id: int
+
+
+class EntityUnlockSent(_Event, frozen=True, kw_only=True):
+    event_id: int = -1
+    """-1: the execution ended or went on as a new one, and its lock with it."""
+    instance_id: str
+    task_scheduled_id: int
+    """The number of the request for the lock."""
+    line: Position | None = None
+    """Set when it is committed."""
+
+
+class EntityRequestReceived(_Event, frozen=True, kw_only=True):
+    request: Request
+    timer_id: int | None = None
+    """The timer that was set for it, if its time had not come."""
+
+
+class EntityOperationProcessed(_Event, frozen=True, kw_only=True):
+    request_id: str
+    operation: str
+    caller: Caller | None = None
+    """Who is told."""
+    trace: TraceContext | None = None
+    """Where it was asked for."""
+    result: Payload | None = None
+    """What a caller is told; a signal's is not kept."""
+    failure: FailureDetails | None = None
+
+
+class EntityLocked(_Event, frozen=True, kw_only=True):
+    caller: Caller
+
+
+class NewOrchestrationStarted(_Event, frozen=True, kw_only=True):
+    number: int
+    name: str
+    instance_id: str
+    execution_id: str
+    input: Payload | None = None
+    version: str | None = None
+    tags: dict[str, str] | None = None
+    operation: str | None = None
+    """The operation that is to be carried out when it has ended."""
+    trace: TraceContext | None = None
+    """What led to it."""
+
+
+class StartedOrchestrationEnded(_Event, frozen=True, kw_only=True):
+    number: int
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+
+
+class EntityYielded(_Event, frozen=True, kw_only=True):
+    pass
+
+
 #: What arrives from outside the orchestrator's code.
 InputEvent: TypeAlias = (
     ExecutionStarted
@@ -278,15 +398,37 @@ InputEvent: TypeAlias = (
     | ExecutionSuspended
     | ExecutionResumed
     | ExecutionTerminated
+    | EntityOperationCompleted
+    | EntityOperationFailed
+    | EntityLockGranted
 )
+
+#: What is sent to entities; each has its place in the sender's line to the entity.
+ToEntityEvent: TypeAlias = EntityOperationCalled | EntityOperationSignaled | EntityLockRequested | EntityUnlockSent
 
 #: What the orchestrator's code asked for; each carries the number of the action in ``event_id``.
 ActionEvent: TypeAlias = (
-    TaskScheduled | SubOrchestrationInstanceCreated | TimerCreated | EventSent | MessageSent | MessageAnswered
+    TaskScheduled
+    | SubOrchestrationInstanceCreated
+    | TimerCreated
+    | EventSent
+    | MessageSent
+    | MessageAnswered
+    | ToEntityEvent
+)
+
+#: What only an entity's commits hold.
+EntityEvent: TypeAlias = (
+    EntityRequestReceived
+    | EntityOperationProcessed
+    | EntityLocked
+    | NewOrchestrationStarted
+    | StartedOrchestrationEnded
+    | EntityYielded
 )
 
 HistoryEvent: TypeAlias = (
-    InputEvent | ActionEvent | ExecutionCompleted | ContinuedAsNew | ExecutionParked | TerminationSent
+    InputEvent | ActionEvent | ExecutionCompleted | ContinuedAsNew | ExecutionParked | TerminationSent | EntityEvent
 )
 
 #: Statuses that an instance never leaves.

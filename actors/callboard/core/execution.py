@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable, iscoroutine, isgenerator
 from random import Random
-from typing import Any, Protocol, TypeVar, assert_never
+from typing import Any, Protocol, TypeAlias, TypeVar, assert_never
 
 import msgspec
 
@@ -39,6 +39,7 @@ from callboard.core.codec import (
     JSON,
     Codec,
     Content,
+    Place,
     answer_place,
     custom_status_place,
     event_place,
@@ -51,8 +52,12 @@ from callboard.core.codec import (
     task_input_place,
 )
 from callboard.core.context import DurableTask, OrchestrationContext
+from callboard.core.entity_calls import EntityCalls
 from callboard.core.events import (
     AnswerReceived,
+    EntityLockGranted,
+    EntityOperationCompleted,
+    EntityOperationFailed,
     EventRaised,
     ExecutionResumed,
     ExecutionStarted,
@@ -83,7 +88,13 @@ from callboard.core.loop import DeterministicFuture, DeterministicLoop
 from callboard.core.messages import Query
 from callboard.core.retrying import Attempt, Call, RetriedCall, RetryStrategy
 from callboard.core.timeouts import NONE as NO_TIMEOUTS, Timeouts
-from callboard.errors import CallboardError, ReadOnlyError, SubOrchestrationFailedError, TaskFailedError
+from callboard.errors import (
+    CallboardError,
+    EntityOperationFailedError,
+    ReadOnlyError,
+    SubOrchestrationFailedError,
+    TaskFailedError,
+)
 
 T = TypeVar("T")
 
@@ -91,6 +102,12 @@ T = TypeVar("T")
 _UUID_NAMESPACE = uuid.UUID("9e952958-5e33-4daf-827f-2fa12937b875")
 _MILLISECOND = timedelta(milliseconds=1)
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+#: What ends a call well.
+_Result: TypeAlias = (
+    TaskCompleted | SubOrchestrationInstanceCompleted | EntityOperationCompleted | EntityLockGranted | AnswerReceived
+)
 
 
 class TurnInterrupted(BaseException):
@@ -204,6 +221,7 @@ class Execution:
         self._targets = targets
         self._codec = codec
         self._loop = DeterministicLoop(self)
+        self.entities = EntityCalls(self)
         self._live = True
         self._ids = _Numbers()
         self._uuids = _Numbers()
@@ -284,9 +302,11 @@ class Execution:
 
     def _dispatch(self, event: InputEvent, *, fresh: bool) -> None:
         match event:
-            case TaskCompleted() | SubOrchestrationInstanceCompleted():
+            case (
+                TaskCompleted() | SubOrchestrationInstanceCompleted() | EntityOperationCompleted() | EntityLockGranted()
+            ):
                 self._on_result(event)
-            case TaskFailed() | SubOrchestrationInstanceFailed():
+            case TaskFailed() | SubOrchestrationInstanceFailed() | EntityOperationFailed():
                 self._on_failure(event, event.failure)
             case AnswerReceived(failure=failure) if failure is not None:
                 self._on_failure(event, failure)
@@ -347,12 +367,12 @@ class Execution:
         else:
             self._outcome = Completed(result=main.result())
 
-    def _on_result(self, event: TaskCompleted | SubOrchestrationInstanceCompleted | AnswerReceived) -> None:
+    def _on_result(self, event: _Result) -> None:
         call = self._open.pop(event.task_scheduled_id, None)
         if call is None or call.task.done():
             return
         place = result_place(self.instance_id, self.execution_id, event.task_scheduled_id)
-        content = self._codec.open(event.result, place)
+        content = None if isinstance(event, EntityLockGranted) else self._codec.open(event.result, place)
         try:
             value = load(content, call.target.result_type, f"The result of {call.target.name!r}")
         except CallboardError as error:
@@ -361,7 +381,9 @@ class Execution:
             call.task.set_result(value)
 
     def _on_failure(
-        self, event: TaskFailed | SubOrchestrationInstanceFailed | AnswerReceived, failure: FailureDetails
+        self,
+        event: TaskFailed | SubOrchestrationInstanceFailed | EntityOperationFailed | AnswerReceived,
+        failure: FailureDetails,
     ) -> None:
         call = self._open.pop(event.task_scheduled_id, None)
         if call is not None and not call.task.done():
@@ -434,6 +456,7 @@ class Execution:
         version: str | None,
         tags: dict[str, str] | None,
     ) -> Call:
+        self.entities.rules.starts_child()
         target, ask = self._child(orchestration, value, version, tags)
         if instance_id is not None:
             self._check_child_id(instance_id)
@@ -537,6 +560,20 @@ class Execution:
         task: DurableTask[Any] = DurableTask(loop=self._loop, task_id=task_id, when_cancelled=when_cancelled)
         self._open[task_id] = _Open(task, target, failed)
         return task
+
+    # What entity calls need (`callboard.core.entity_calls.Caller`)
+
+    def seal(self, content: Content | None, place: Place) -> Payload | None:
+        return self._codec.seal(content, place)
+
+    def next_id(self) -> int:
+        return next(self._ids)
+
+    def ask(self, action: Action) -> None:
+        self._ask(action)
+
+    def open_entity_call(self, task_id: int, name: str, result_type: Any) -> DurableTask[Any]:
+        return self._opened(task_id, CallTarget(name, result_type=result_type), EntityOperationFailedError)
 
     def _task_cancelled(self, task: DurableTask[Any]) -> None:
         self._open.pop(task.task_id, None)

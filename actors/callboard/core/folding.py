@@ -14,6 +14,15 @@ import msgspec
 
 from callboard.core.events import (
     AnswerReceived,
+    EntityLocked,
+    EntityLockRequested,
+    EntityOperationCalled,
+    EntityOperationCompleted,
+    EntityOperationFailed,
+    EntityOperationProcessed,
+    EntityOperationSignaled,
+    EntityRequestReceived,
+    EntityUnlockSent,
     EventRaised,
     EventSent,
     ExecutionCompleted,
@@ -26,6 +35,7 @@ from callboard.core.events import (
     MessageAnswered,
     MessageReceived,
     MessageSent,
+    NewOrchestrationStarted,
     Payload,
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
@@ -43,8 +53,15 @@ from callboard.core.instances import Commit
 #: An event as JSON, with Durable Functions' own field names.
 EventJson: TypeAlias = dict[str, Any]
 
-_Scheduled: TypeAlias = TaskScheduled | SubOrchestrationInstanceCreated
-_Ended: TypeAlias = TaskCompleted | TaskFailed | SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed
+_Scheduled: TypeAlias = TaskScheduled | SubOrchestrationInstanceCreated | EntityOperationCalled
+_Ended: TypeAlias = (
+    TaskCompleted
+    | TaskFailed
+    | SubOrchestrationInstanceCompleted
+    | SubOrchestrationInstanceFailed
+    | EntityOperationCompleted
+    | EntityOperationFailed
+)
 
 #: Our names that Durable Task has another one for.
 _NAMES: Final = {"ContinuedAsNew": "ContinueAsNew"}
@@ -73,7 +90,7 @@ def folded(commits: Sequence[Commit], *, inputs: bool = True, outputs: bool = Fa
     scheduled: dict[int, _Scheduled] = {}
     entries: list[EventJson] = []
     for event in events:
-        if isinstance(event, (TaskScheduled, SubOrchestrationInstanceCreated)):
+        if isinstance(event, (TaskScheduled, SubOrchestrationInstanceCreated, EntityOperationCalled)):
             scheduled[event.event_id] = event
             if event.event_id in ended:
                 continue
@@ -138,26 +155,54 @@ def _fields(event: HistoryEvent) -> EventJson:  # noqa: C901, PLR0911, PLR0912 -
         case TerminationSent():
             return {"InstanceId": event.instance_id, "Name": event.name}
         case _:
+            return _entity_fields(event)
+
+
+def _entity_fields(event: HistoryEvent) -> EventJson:
+    """What is asked of entities, and what entities' own commits hold."""
+    match event:
+        case EntityOperationCalled():
+            return {"InstanceId": event.instance_id, "Operation": event.operation, **_input(event.input)}
+        case EntityOperationSignaled():
+            due = {} if event.scheduled_time is None else {"ScheduledTime": timestamp(event.scheduled_time)}
+            return {"InstanceId": event.instance_id, "Operation": event.operation, **due, **_input(event.input)}
+        case EntityLockRequested() | EntityUnlockSent():
+            return {"InstanceId": event.instance_id}
+        case EntityRequestReceived():
+            return {"Request": type(event.request).__name__}
+        case EntityLocked():
+            return {"InstanceId": event.caller.instance_id}
+        case NewOrchestrationStarted():
+            return {"Name": event.name, "InstanceId": event.instance_id, **_input(event.input)}
+        case EntityOperationProcessed():
+            failed = {} if event.failure is None else {"Details": _details(event.failure)}
+            return {"Operation": event.operation, "Result": _value(event.result), **failed}
+        case _:
             return {}
 
 
 def _ended(event: _Ended, scheduled: _Scheduled | None) -> EventJson:
     fields: EventJson = {}
+    name = "unknown"
     if scheduled is not None:
-        fields = {
-            "FunctionName": scheduled.name,
-            **_input(scheduled.input),
-            "ScheduledTime": timestamp(scheduled.timestamp),
-        }
+        name = scheduled.operation if isinstance(scheduled, EntityOperationCalled) else scheduled.name
+        at = {"InstanceId": scheduled.instance_id} if isinstance(scheduled, EntityOperationCalled) else {}
+        time = {"ScheduledTime": timestamp(scheduled.timestamp)}
+        fields = {"FunctionName": name, **at, **_input(scheduled.input), **time}
     match event:
-        case TaskCompleted() | SubOrchestrationInstanceCompleted():
+        case TaskCompleted() | SubOrchestrationInstanceCompleted() | EntityOperationCompleted():
             fields["Result"] = _value(event.result)
-        case TaskFailed() | SubOrchestrationInstanceFailed():
-            kind = "Activity" if isinstance(event, TaskFailed) else "Orchestrator"
-            name = scheduled.name if scheduled else "unknown"
-            fields["Reason"] = f"{kind} function '{name}' failed: {event.failure.error_message}"
-            fields["Details"] = _details(event.failure)
+        case TaskFailed():
+            fields |= _failed(f"Activity function '{name}'", event.failure)
+        case SubOrchestrationInstanceFailed():
+            fields |= _failed(f"Orchestrator function '{name}'", event.failure)
+        case EntityOperationFailed():
+            fields |= _failed(f"Entity operation '{name}'", event.failure)
     return fields
+
+
+def _failed(what: str, failure: FailureDetails) -> EventJson:
+    return {"Reason": f"{what} failed: {failure.error_message}", "Details": _details(failure)}
 
 
 def _raw(event: HistoryEvent) -> EventJson:
@@ -204,4 +249,11 @@ def _pascal(name: str) -> str:
     return name[:1].upper() + name[1:]
 
 
-_ENDED: Final = (TaskCompleted, TaskFailed, SubOrchestrationInstanceCompleted, SubOrchestrationInstanceFailed)
+_ENDED: Final = (
+    TaskCompleted,
+    TaskFailed,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceFailed,
+    EntityOperationCompleted,
+    EntityOperationFailed,
+)

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from callboard.core.entities import EntityMemory, EntityView
 from callboard.core.events import (
     TERMINAL,
     ContinuedAsNew,
@@ -141,6 +142,10 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     parked: Parked | None = None
     trace: TraceContext | None = None
     """The execution's own span, under which all hangs that this commit brings about."""
+    entity: EntityView | None = None
+    """An entity's state after this commit."""
+    memory: EntityMemory | None = None
+    """What else an entity remembers then. None: what the commit with the number ``first`` says, and the events since."""
 
     @property
     def terminal(self) -> bool:
@@ -211,6 +216,8 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
     first: int = 0
     """Number of the first commit of ``execution_id``."""
     parked: Parked | None = None
+    entity: EntityView | None = None
+    """An entity's state; orchestrations have none."""
 
     @property
     def terminal(self) -> bool:
@@ -245,3 +252,4 @@ class Projection(msgspec.Struct, frozen=True, kw_only=True):
     output: Payload | None = None
     failure: FailureDetails | None = None
     completed_time: datetime | None = None
+    entity: EntityView | None = None

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from callboard.core.entities import Request
 from callboard.core.events import Asker, Payload
 from callboard.core.failure import FailureDetails
 from callboard.core.tracing import TraceContext
@@ -143,8 +144,35 @@ class Resume(_ToInstance, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class EntityRequest(_ToInstance, frozen=True, kw_only=True):
+    """Asks something of an entity. Identity: the request's place. The first one makes the entity."""
+
+    request: Request
+
+
+class OperationResult(_ToInstance, frozen=True, kw_only=True):
+    """An entity has carried out an operation that an orchestration called. Identity: (execution, task)."""
+
+    execution_id: str
+    task_scheduled_id: int
+    at: datetime
+    result: Payload | None = None
+    failure: FailureDetails | None = None
+
+
+class LockGranted(_ToInstance, frozen=True, kw_only=True):
+    """An entity is locked for an orchestration's critical section. Identity: (execution, task)."""
+
+    execution_id: str
+    task_scheduled_id: int
+    at: datetime
+
+
 class Wake(_ToInstance, frozen=True, kw_only=True):
-    """Asks the owner to look at an instance again (a parked one after a deployment). Leaves no trace in history."""
+    """Asks the owner to look at an instance again (a parked one after a deployment, an entity with more to do than one turn takes).
+
+    Leaves no trace in history.
+    """
 
 
 class Watch(_ToInstance, frozen=True, kw_only=True):
@@ -167,6 +195,9 @@ InstanceMessage: TypeAlias = (
     | Terminate
     | Suspend
     | Resume
+    | EntityRequest
+    | OperationResult
+    | LockGranted
     | Wake
     | Watch
 )

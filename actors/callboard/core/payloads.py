@@ -107,6 +107,13 @@ def text(value: object, what: str) -> str:
     return value
 
 
+def tags(given: dict[str, str] | None) -> dict[str, str] | None:
+    """Returns tags that history can hold; raises as `text` does."""
+    if given is None:
+        return None
+    return {text(key, "The name of a tag"): text(given[key], f"Tag {key!r}") for key in given}
+
+
 def checked(payload: Payload | None, what: str, *, limit: int = MAX_PAYLOAD) -> Payload | None:
     """JSON that came as text from elsewhere, as a payload, if it can be carried.
 

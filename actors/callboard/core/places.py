@@ -15,13 +15,19 @@ from callboard.core.codec import (
     input_place,
     message_place,
     moved,
+    operation_place,
     output_place,
     result_place,
     task_input_place,
 )
+from callboard.core.entities import Operation
 from callboard.core.events import (
     AnswerReceived,
     ContinuedAsNew,
+    EntityOperationCalled,
+    EntityOperationCompleted,
+    EntityOperationProcessed,
+    EntityOperationSignaled,
     EventRaised,
     EventSent,
     ExecutionCompleted,
@@ -30,7 +36,9 @@ from callboard.core.events import (
     MessageAnswered,
     MessageReceived,
     MessageSent,
+    NewOrchestrationStarted,
     Payload,
+    StartedOrchestrationEnded,
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
     TaskCompleted,
@@ -42,7 +50,9 @@ from callboard.core.messages import (
     Answer,
     ChildResult,
     DeliverMessage,
+    EntityRequest,
     Message,
+    OperationResult,
     Query,
     RaiseEvent,
     TaskResult,
@@ -81,10 +91,29 @@ def event_value(event: HistoryEvent, instance_id: str, execution_id: str) -> tup
             found = "input", event.input, message_place(instance_id, event.message_id, event.name)
         case MessageAnswered():
             found = "result", event.result, answer_place(instance_id, event.message_id, event.asker)
-        case TaskCompleted() | SubOrchestrationInstanceCompleted() | AnswerReceived():
+        case TaskCompleted() | SubOrchestrationInstanceCompleted() | AnswerReceived() | EntityOperationCompleted():
             found = "result", event.result, result_place(instance_id, execution_id, event.task_scheduled_id)
         case ExecutionCompleted(orchestration_status="Completed"):
             found = "result", event.result, output_place(instance_id, execution_id, event.parent)
+        case _:
+            return _entity_value(event, instance_id, execution_id)
+    field, payload, place = found
+    return None if payload is None else (field, payload, place)
+
+
+def _entity_value(event: HistoryEvent, instance_id: str, execution_id: str) -> tuple[str, Payload, Place] | None:
+    """The same for what is sent to entities, and what they send."""
+    match event:
+        case EntityOperationCalled() | EntityOperationSignaled():
+            request_id = sent_message_id(execution_id, event.event_id)
+            found = "input", event.input, operation_place(event.instance_id, request_id, event.operation)
+        case EntityOperationProcessed(caller=caller) if caller is not None:
+            place = result_place(caller.instance_id, caller.execution_id, caller.task_scheduled_id)
+            found = "result", event.result, place
+        case NewOrchestrationStarted():
+            found = "input", event.input, input_place(event.instance_id, event.execution_id)
+        case StartedOrchestrationEnded():
+            found = "result", event.result, result_place(instance_id, execution_id, event.number)
         case _:  # a reason is plain JSON, for everybody to read
             return None
     field, payload, place = found
@@ -100,7 +129,7 @@ def payload_of(message: Message) -> Payload | None:
 def message_value(message: Message) -> tuple[str, Payload, Place] | None:
     """The same for a message that is on its way."""
     match message:
-        case TaskResult() | ChildResult() | Answer():
+        case TaskResult() | ChildResult() | Answer() | OperationResult():
             place = result_place(message.instance_id, message.execution_id, message.task_scheduled_id)
             found = "result", message.result, place
         case RaiseEvent():
@@ -109,6 +138,9 @@ def message_value(message: Message) -> tuple[str, Payload, Place] | None:
             found = "input", message.input, message_place(message.instance_id, message.message_id, message.name)
         case Query():
             found = "input", message.input, message_place(message.instance_id, message.query_id, message.name)
+        case EntityRequest(request=Operation() as request):
+            place = operation_place(message.instance_id, request.request_id, request.operation)
+            return None if request.input is None else ("request", request.input, place)
         case ActivityCall():
             place = task_input_place(message.instance_id, message.execution_id, message.task_scheduled_id)
             found = "input", message.input, place

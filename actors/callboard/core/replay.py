@@ -8,6 +8,13 @@ from callboard.core.actions import Action, describe_event
 from callboard.core.events import (
     ActionEvent,
     AnswerReceived,
+    EntityLockGranted,
+    EntityLockRequested,
+    EntityOperationCalled,
+    EntityOperationCompleted,
+    EntityOperationFailed,
+    EntityOperationSignaled,
+    EntityUnlockSent,
     EventRaised,
     EventSent,
     ExecutionResumed,
@@ -38,6 +45,10 @@ ACTION_EVENTS = (
     EventSent,
     MessageSent,
     MessageAnswered,
+    EntityOperationCalled,
+    EntityOperationSignaled,
+    EntityLockRequested,
+    EntityUnlockSent,
 )
 INPUT_EVENTS = (
     ExecutionStarted,
@@ -52,6 +63,9 @@ INPUT_EVENTS = (
     ExecutionSuspended,
     ExecutionResumed,
     ExecutionTerminated,
+    EntityOperationCompleted,
+    EntityOperationFailed,
+    EntityLockGranted,
 )
 
 

@@ -20,6 +20,13 @@ from callboard.core.events import (
     TERMINAL,
     AnswerReceived,
     ContinuedAsNew,
+    EntityLockGranted,
+    EntityLockRequested,
+    EntityOperationCalled,
+    EntityOperationCompleted,
+    EntityOperationFailed,
+    EntityOperationSignaled,
+    EntityUnlockSent,
     EventRaised,
     ExecutionCompleted,
     ExecutionParked,
@@ -43,6 +50,7 @@ from callboard.core.events import (
     TaskScheduled,
     TimerCreated,
     TimerFired,
+    ToEntityEvent,
 )
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, Parked, derived_execution_id
@@ -51,7 +59,10 @@ from callboard.core.messages import (
     ChildResult,
     ContinueExecution,
     DeliverMessage,
+    EntityRequest,
     InstanceMessage,
+    LockGranted,
+    OperationResult,
     Query,
     RaiseEvent,
     Resume,
@@ -63,6 +74,7 @@ from callboard.core.messages import (
     Wake,
     Watch,
 )
+from callboard.core.ordering import Lines
 from callboard.core.tracing import TraceContext, checked, execution_context
 
 #: Most message ids that are remembered across ``continue_as_new``: the latest ones.
@@ -112,6 +124,8 @@ class InstanceState:
         """Actions of this execution whose end has not come: tasks, children, timers and asks by number."""
         self.highest = -1
         """The highest action number of this execution."""
+        self.lines, self.locks = Lines(), dict[int, EntityLockRequested]()
+        """What it has sent to entities; the locks that it has or has asked for, by the number of the request."""
         self.trace: TraceContext | None = None
         """What led to this execution."""
         self.span: TraceContext | None = None
@@ -163,7 +177,7 @@ class InstanceState:
     def judge(self, message: InstanceMessage) -> InputEvent | Verdict:
         """Says what a message means for this instance now: an event for its history, or why there is none."""
         match message:
-            case TaskResult() | ChildResult() | TimerDue() | Answer():
+            case TaskResult() | ChildResult() | TimerDue() | Answer() | OperationResult() | LockGranted():
                 return self._judge_result(message)
             case StartExecution() | ContinueExecution():
                 return self._judge_start(message.execution_id)
@@ -171,7 +185,9 @@ class InstanceState:
                 return self._judge_order(message)
             case Wake():
                 return Verdict.NUDGE if self.parked or self.waiting_to_begin else Verdict.DUPLICATE
-            case Watch() | Query():  # the turn answers queries by itself
+            case (
+                Watch() | Query() | EntityRequest()
+            ):  # the turn answers queries; requests are no orchestration's business
                 return Verdict.DUPLICATE
 
     def accept(self, event: InputEvent, at: datetime) -> None:
@@ -188,6 +204,9 @@ class InstanceState:
                 | SubOrchestrationInstanceCompleted()
                 | SubOrchestrationInstanceFailed()
                 | AnswerReceived()
+                | EntityOperationCompleted()
+                | EntityOperationFailed()
+                | EntityLockGranted()
             ):
                 self._close(event.task_scheduled_id)
             case TimerFired():
@@ -252,6 +271,7 @@ class InstanceState:
         self.execution_id, self.first = execution_id, first
         self.start, self.carried, self.begins_suspended = None, (), False
         self.open, self.highest = {}, -1
+        self.locks = {}
 
     def _follow(self, started: ExecutionStarted) -> None:
         """Takes up the trace that led to this execution."""
@@ -278,6 +298,7 @@ class InstanceState:
                 self.generation = event.generation
                 self._follow(event)
                 self.seen.update((seen.message_id, seen.at) for seen in event.seen)
+                self.lines = Lines(event.lines)
                 self.answers.update((answer.message_id, answer) for answer in event.answers)
             case MessageAnswered():
                 self.asked.pop(event.message_id, None)
@@ -290,6 +311,9 @@ class InstanceState:
                 | TaskFailed()
                 | SubOrchestrationInstanceCompleted()
                 | SubOrchestrationInstanceFailed()
+                | EntityOperationCompleted()
+                | EntityOperationFailed()
+                | EntityLockGranted()
                 | TimerFired()
                 | EventRaised()
                 | MessageReceived()
@@ -299,10 +323,30 @@ class InstanceState:
                 | ExecutionResumed()
             ):
                 self.accept(event, at)
+            case EntityOperationCalled() | EntityOperationSignaled() | EntityLockRequested() | EntityUnlockSent():
+                self._record_sent(event, at)
             case _:  # EventSent, a MessageSent that asks nothing, TerminationSent: nothing waits for them
                 self.highest = max(self.highest, getattr(event, "event_id", -1))
 
-    def _judge_result(self, message: TaskResult | ChildResult | TimerDue | Answer) -> InputEvent | Verdict:
+    def _record_sent(self, event: ToEntityEvent, at: datetime) -> None:
+        """Something was sent to an entity."""
+        self.highest = max(self.highest, event.event_id)
+        if event.line is not None and not _has_own_line(event):
+            self.lines.note(event.instance_id, event.line, at)
+        match event:
+            case EntityOperationCalled():
+                self.open[event.event_id] = event
+            case EntityLockRequested():
+                self.open[event.event_id] = event
+                self.locks[event.event_id] = event
+            case EntityUnlockSent():
+                self.locks.pop(event.task_scheduled_id, None)
+            case EntityOperationSignaled():
+                pass
+
+    def _judge_result(
+        self, message: TaskResult | ChildResult | TimerDue | Answer | OperationResult | LockGranted
+    ) -> InputEvent | Verdict:
         number = message.timer_id if isinstance(message, TimerDue) else message.task_scheduled_id
         if message.execution_id != self.execution_id or self.waiting_to_begin or self.terminal:
             return Verdict.UNKNOWN
@@ -375,7 +419,13 @@ def _start_of(record: InstanceRecord) -> ExecutionStarted | None:
     )
 
 
-def _result_event(message: TaskResult | ChildResult | TimerDue | Answer, action: HistoryEvent) -> InputEvent | Verdict:
+def _has_own_line(event: ToEntityEvent) -> bool:
+    return isinstance(event, EntityOperationSignaled) and event.scheduled_time is not None
+
+
+def _result_event(
+    message: TaskResult | ChildResult | TimerDue | Answer | OperationResult | LockGranted, action: HistoryEvent
+) -> InputEvent | Verdict:
     """The event that ends an action; a message of the wrong sort for it is not ours to believe."""
     match message, action:
         case TimerDue(), TimerCreated():
@@ -391,6 +441,10 @@ def _result_event(message: TaskResult | ChildResult | TimerDue | Answer, action:
                 result=message.result,
                 failure=message.failure,
             )
+        case OperationResult(), EntityOperationCalled():
+            return _operation_ended(message)
+        case LockGranted(), EntityLockRequested():
+            return EntityLockGranted(timestamp=message.at, task_scheduled_id=message.task_scheduled_id)
         case _:
             return Verdict.UNKNOWN
 
@@ -412,6 +466,13 @@ def _child_ended(message: ChildResult) -> SubOrchestrationInstanceCompleted | Su
     if message.failure is None:
         return SubOrchestrationInstanceCompleted(timestamp=at, task_scheduled_id=task_id, result=message.result)
     return SubOrchestrationInstanceFailed(timestamp=at, task_scheduled_id=task_id, failure=message.failure)
+
+
+def _operation_ended(message: OperationResult) -> EntityOperationCompleted | EntityOperationFailed:
+    at, task_id = message.at, message.task_scheduled_id
+    if message.failure is None:
+        return EntityOperationCompleted(timestamp=at, task_scheduled_id=task_id, result=message.result)
+    return EntityOperationFailed(timestamp=at, task_scheduled_id=task_id, failure=message.failure)
 
 
 def terminated_failure(name: str, reason: Payload | None) -> FailureDetails:

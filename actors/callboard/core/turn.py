@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from callboard.core.actions import Action, Completed, Continued, Failed, ScheduleTask
+from callboard.core.addressing import addressed
 from callboard.core.answers import not_queried
 from callboard.core.codec import JSON, Codec, input_place, moved, next_input_place
 from callboard.core.conversation import (
@@ -243,7 +244,7 @@ class Activation:
             ran=decision.ran,
             runtime_status=decision.status,
             custom_status=self._execution.custom_status if self._execution else state.custom_status,
-            events=tuple(events),
+            events=addressed(state, events, now),
             timers_cancelled=decision.timers_cancelled,
             tasks_cancelled=decision.tasks_cancelled,
             start_limits_over=state.start_limits_over(decision.tasks_cancelled),
