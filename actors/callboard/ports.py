@@ -386,7 +386,7 @@ class ParkedInstance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstanceFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which instances; an empty filter means all."""
+    """Which orchestrations; an empty filter means all."""
 
     statuses: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -403,6 +403,24 @@ class InstanceFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Those whose code cannot run, or (False) those whose code can."""
     parent_id: str | None = None
     """Only children of this instance."""
+
+
+class EntityFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which entities; an empty filter means all that exist."""
+
+    name: str | None = None
+    """Lower-case, as in the ids."""
+    key_prefix: str = ""
+    """Only together with a name."""
+    last_operation_from: datetime | None = None
+    last_operation_to: datetime | None = None
+    include_transient: bool = False
+    """Also those without a state, of which only the memory is left."""
+
+    @property
+    def id_prefix(self) -> str:
+        """What the ids begin with."""
+        return "@" if self.name is None else f"@{self.name}@{self.key_prefix}"
 
 
 class InstancePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -439,7 +457,7 @@ class Store(Protocol):
     # Instances and histories
 
     async def create(self, records: Sequence[InstanceRecord], *, replace: bool = True) -> list[CreateOutcome]:
-        """Makes Pending (or, for a child ended before its start, Terminated) records; the unique id decides every race.
+        """Makes records: Pending; for a child ended before its start, Terminated; for an entity, Running. The unique id decides every race.
 
         A record that is terminal under another execution id is replaced in one conditional update, which keeps its ``head`` and sets
         ``first`` to ``head + 1``; the given record's own ``head`` and ``first`` are ignored then. Without ``replace`` only the id of a
@@ -516,7 +534,15 @@ class Store(Protocol):
         ...
 
     async def query(self, which: InstanceFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
-        """Records in order of creation, newest first.
+        """Records of orchestrations in order of creation, newest first.
+
+        Raises:
+            ValueError: the continuation is not one of this store's.
+        """
+        ...
+
+    async def query_entities(self, which: EntityFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
+        """Records of entities in order of their ids. Times are those of the last operation, both ends included.
 
         Raises:
             ValueError: the continuation is not one of this store's.

@@ -162,6 +162,7 @@ def projection_update(projection: Projection) -> Document:
         "failure": encode(projection.failure) if projection.failure else None,
         "head": projection.n,
         "first": projection.first,
+        "entity": encode(projection.entity) if projection.entity else None,
         "startAfter": None,
     }
     if projection.begins:

@@ -104,6 +104,26 @@ def parse_continuation(token: str) -> tuple[datetime, str]:
     return created, instance_id
 
 
+def entity_continuation(record: InstanceRecord) -> str:
+    """Where the page of entities after this record begins."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(record.instance_id)).decode()
+
+
+def parse_entity_continuation(token: str) -> str:
+    """The id that the next page of entities comes after.
+
+    Raises:
+        ValueError: it is no continuation token.
+    """
+    try:
+        instance_id = msgspec.json.decode(base64.b64decode(token.encode(), altchars=b"-_", validate=True), type=str)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise ValueError(f"{token[:64]!r} is no continuation token of this store") from error
+    if not instance_id.startswith("@"):
+        raise ValueError(f"{token[:64]!r} is no continuation token of this store")
+    return instance_id
+
+
 def current_execution(record: InstanceRecord, commits: Sequence[Commit]) -> tuple[Commit, ...]:
     """What ``load`` returns of an instance, given its commits in order from the one before ``record.first`` on.
 
@@ -148,6 +168,7 @@ def projected(record: InstanceRecord, projection: Projection) -> InstanceRecord:
         failure=projection.failure,
         head=projection.n,
         first=projection.first,
+        entity=projection.entity,
     )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from callboard.ports import InstanceFilter
+from callboard.ports import EntityFilter, InstanceFilter
 from callboard_store.documents import PURGED, Document
-from callboard_store.rules import parse_continuation, prefix_end
+from callboard_store.rules import parse_continuation, parse_entity_continuation, prefix_end
+
+#: The ids of entities, in the order of ids: what begins with an @. What is not one of them is two ranges of an index.
+_ENTITIES: Final[Document] = {"_id": {"$gte": "@", "$lt": "A"}}
 
 
 def condition(which: InstanceFilter, token: str | None) -> Document:
     """The filter of a query. What people give is only ever a value in it, never an operator."""
-    found: Document = {"runtimeStatus": {"$ne": PURGED}}
+    found: Document = {"runtimeStatus": {"$ne": PURGED}, "$nor": [_ENTITIES]}
     if which.statuses:
         found["runtimeStatus"] = {"$in": [status for status in which.statuses if status != PURGED]}
     if which.names:
@@ -41,6 +44,21 @@ def condition(which: InstanceFilter, token: str | None) -> Document:
         found["$or"] = [{"createdTime": {"$lt": last}}, {"createdTime": last, "_id": {"$lt": instance_id}}]
     if created:
         found["createdTime"] = created
+    return found
+
+
+def entity_condition(which: EntityFilter, token: str | None) -> Document:
+    """The filter of a query of entities."""
+    prefix = which.id_prefix
+    ids: Document = {"$gte": prefix, "$lt": prefix_end(prefix)}
+    if token is not None:
+        ids["$gt"] = parse_entity_continuation(token)
+    found: Document = {"_id": ids, "runtimeStatus": {"$ne": PURGED}}
+    if not which.include_transient:
+        found["entity.state"] = {"$exists": True}
+    last = {"$gte": which.last_operation_from, "$lte": which.last_operation_to}
+    if bounds := {operator: bound for operator, bound in last.items() if bound}:
+        found["entity.lastOperation"] = bounds
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Final, get_args
 from callboard.core.events import TERMINAL, RuntimeStatus
 from callboard.core.instances import InstanceRecord, Projection
 from callboard.errors import StoreUnavailableError
-from callboard.ports import CreateOutcome, InstanceFilter, InstancePage, ParkedInstance
+from callboard.ports import CreateOutcome, EntityFilter, InstanceFilter, InstancePage, ParkedInstance
 from callboard_store.documents import (
     PURGED,
     Document,
@@ -21,10 +21,10 @@ from callboard_store.documents import (
     record_of,
 )
 from callboard_store.mongodb.driver import ASCENDING, DESCENDING, BulkWriteError, Collection, UpdateOne, duplicates
-from callboard_store.mongodb.filters import condition
+from callboard_store.mongodb.filters import condition, entity_condition
 from callboard_store.mongodb.hub import after
 from callboard_store.mongodb.purging import Purging
-from callboard_store.rules import continuation, key_start
+from callboard_store.rules import continuation, entity_continuation, key_start
 
 _ATTEMPTS: Final = 5
 
@@ -147,6 +147,15 @@ class Records(Purging):
             )
         )
         return {status: count for status, count in zip(statuses, counts, strict=True) if count}
+
+    async def query_entities(self, which: EntityFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
+        limit = max(limit, 1)
+        cursor = self._in.instances.find(entity_condition(which, continuation)).sort([("_id", ASCENDING)])
+        records = [record_of(document) for document in await self._call(cursor.limit(limit + 1).to_list(None))]
+        more = len(records) > limit
+        return InstancePage(
+            records=tuple(records[:limit]), continuation=entity_continuation(records[limit - 1]) if more else None
+        )
 
 
 def _number(projection: Projection) -> int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
-from callboard.ports import InstanceFilter
-from callboard_store.rules import parse_continuation, prefix_end
+from callboard.ports import EntityFilter, InstanceFilter
+from callboard_store.rules import parse_continuation, parse_entity_continuation, prefix_end
 from callboard_store.sqlite.tables import json, text
 
 #: A condition and its values. What people give is only ever a value.
 Term: TypeAlias = tuple[str, tuple[object, ...]]
 
+_NO_ENTITY: Final[Term] = ("(instance_id < '@' OR instance_id >= 'A')", ())
 _MOMENT: Final = "strftime('%Y-%m-%dT%H:%M:%f', {})"
+_LAST_OPERATION: Final = _MOMENT.format("json_extract(record, '$.entity.lastOperation')")
 _UPDATED: Final = _MOMENT.format("json_extract(record, '$.lastUpdatedTime')")
 _TAG: Final = "EXISTS (SELECT 1 FROM json_each(record, '$.tags') WHERE key = ? AND value = ?)"
 _CUSTOM_STATUS: Final = """json_type(json_extract(record, '$.customStatus')) = 'object' AND EXISTS (
@@ -22,10 +24,28 @@ _CUSTOM_STATUS: Final = """json_type(json_extract(record, '$.customStatus')) = '
 
 def condition(which: InstanceFilter, token: str | None) -> tuple[str, list[object]]:
     """The WHERE clause of a query, and its values."""
-    terms: list[Term] = [("expires IS NULL", ()), *_what(which), *_when(which)]
+    terms: list[Term] = [("expires IS NULL", ()), _NO_ENTITY, *_what(which), *_when(which)]
     if token is not None:
         created, instance_id = parse_continuation(token)
         terms.append(("(created_time, instance_id) < (?, ?)", (text(created), instance_id)))
+    return " AND ".join(term for term, _ in terms), [value for _, values in terms for value in values]
+
+
+def entity_condition(which: EntityFilter, token: str | None) -> tuple[str, list[object]]:
+    """The WHERE clause of a query of entities, and its values."""
+    prefix = which.id_prefix
+    terms: list[Term] = [
+        ("expires IS NULL", ()),
+        ("instance_id >= ? AND instance_id < ?", (prefix, prefix_end(prefix))),
+    ]
+    if token is not None:
+        terms.append(("instance_id > ?", (parse_entity_continuation(token),)))
+    if not which.include_transient:
+        terms.append(("json_extract(record, '$.entity.state') IS NOT NULL", ()))
+    if which.last_operation_from:
+        terms.append((f"{_LAST_OPERATION} >= {_MOMENT.format('?')}", (text(which.last_operation_from),)))
+    if which.last_operation_to:
+        terms.append((f"{_LAST_OPERATION} <= {_MOMENT.format('?')}", (text(which.last_operation_to),)))
     return " AND ".join(term for term, _ in terms), [value for _, values in terms for value in values]
 
 

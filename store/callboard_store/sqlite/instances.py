@@ -14,6 +14,7 @@ from callboard.errors import StoreUnavailableError
 from callboard.ports import (
     AppendOutcome,
     CreateOutcome,
+    EntityFilter,
     InstanceFilter,
     InstancePage,
     LoadedInstance,
@@ -23,11 +24,12 @@ from callboard_store.rules import (
     applies,
     continuation as continuation_after,
     current_execution,
+    entity_continuation,
     key_start,
     projected,
 )
 from callboard_store.sqlite.database import Database, Sql
-from callboard_store.sqlite.filters import condition
+from callboard_store.sqlite.filters import condition, entity_condition
 from callboard_store.sqlite.tables import commit_of, json, record_of, text
 
 T = TypeVar("T")
@@ -146,6 +148,18 @@ class Instances(Topic):
         where, values = condition(which, None)
         statement = f"SELECT runtime_status, COUNT(*) FROM {{instances}} WHERE {where} GROUP BY runtime_status"
         return dict(await self._read(lambda sql: sql.rows(statement, *values)))
+
+    async def query_entities(self, which: EntityFilter, *, limit: int, continuation: str | None = None) -> InstancePage:
+        limit = max(limit, 1)
+        where, values = entity_condition(which, continuation)
+        contents = await self._read(
+            lambda sql: sql.column(
+                f"SELECT record FROM {{instances}} WHERE {where} ORDER BY instance_id LIMIT ?", *values, limit + 1
+            )
+        )
+        records = tuple(record_of(content) for content in contents[:limit])
+        more = len(contents) > limit
+        return InstancePage(records=records, continuation=entity_continuation(records[-1]) if more else None)
 
     # Commits
 

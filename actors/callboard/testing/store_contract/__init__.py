@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from callboard.testing.store_contract.activities import ClaimTests, LimitTests
 from callboard.testing.store_contract.deletion import PayloadTests, PurgingTests, TrimmingTests
+from callboard.testing.store_contract.entities import EntityTests
 from callboard.testing.store_contract.histories import AppendingTests, LoadingTests, SweepingTests
 from callboard.testing.store_contract.listing import ListingTests
 from callboard.testing.store_contract.ownership import LeaseTests, QuarantineTests, TimerTests
@@ -29,6 +30,7 @@ class StoreContract(
     AppendingTests,
     LoadingTests,
     SweepingTests,
+    EntityTests,
     TrimmingTests,
     PurgingTests,
     PayloadTests,
