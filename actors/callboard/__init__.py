@@ -2,14 +2,28 @@
 
 from callboard.activity import ActivityContext, activity_context
 from callboard.app import App, Blueprint
-from callboard.client import Client, InstanceHandle, InstancesPage, InstanceStatus, PurgeResult
+from callboard.client import (
+    CleanEntityStorageResult,
+    Client,
+    EntitiesPage,
+    EntityMetadata,
+    EntityStateResponse,
+    InstanceHandle,
+    InstancesPage,
+    InstanceStatus,
+    PurgeResult,
+)
 from callboard.codecs.keys import Keys
 from callboard.core.context import DurableTask, OrchestrationContext
+from callboard.core.entities import EntityId
+from callboard.core.entity_context import EntityContext
 from callboard.core.failure import FailureDetails
 from callboard.core.retrying import RetryContext
 from callboard.errors import (
     ActivityCancelledError,
     CallboardError,
+    EntityOperationFailedError,
+    LockingRulesError,
     MessageFailedError,
     MessageRejectedError,
     OrchestrationFailedError,
@@ -18,7 +32,7 @@ from callboard.errors import (
     TaskFailedError,
 )
 from callboard.hub import TaskHub
-from callboard.ports import InstanceFilter
+from callboard.ports import EntityFilter, InstanceFilter
 from callboard.retries import RetryPolicy
 from callboard.worker import Worker, WorkerOptions
 
@@ -28,14 +42,23 @@ __all__ = [
     "App",
     "Blueprint",
     "CallboardError",
+    "CleanEntityStorageResult",
     "Client",
     "DurableTask",
+    "EntitiesPage",
+    "EntityContext",
+    "EntityFilter",
+    "EntityId",
+    "EntityMetadata",
+    "EntityOperationFailedError",
+    "EntityStateResponse",
     "FailureDetails",
     "InstanceFilter",
     "InstanceHandle",
     "InstanceStatus",
     "InstancesPage",
     "Keys",
+    "LockingRulesError",
     "MessageFailedError",
     "MessageRejectedError",
     "OrchestrationContext",

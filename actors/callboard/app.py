@@ -11,6 +11,7 @@ from callboard.codecs.keys import Keys
 from callboard.core.payloads import MAX_PAYLOAD
 from callboard.core.timeouts import Duration, Timeouts
 from callboard.core.versions import FailureStrategy, MatchStrategy, VersionRule
+from callboard.entities import OPERATION_TIMEOUT, define_entity
 from callboard.errors import ConfigurationError
 from callboard.registry import ActivityDefinition, OrchestrationDefinition, Registry, check_queue, check_version
 
@@ -123,6 +124,50 @@ class Blueprint:
 
         return register if function is None else register(function)
 
+    @overload
+    def entity(self, target: F, /) -> F: ...
+
+    @overload
+    def entity(
+        self,
+        target: None = None,
+        /,
+        *,
+        name: str | None = None,
+        timeout: float = OPERATION_TIMEOUT,
+        codec: CodecName | None = None,
+    ) -> Callable[[F], F]: ...
+
+    def entity(
+        self,
+        target: F | None = None,
+        /,
+        *,
+        name: str | None = None,
+        timeout: float = OPERATION_TIMEOUT,
+        codec: CodecName | None = None,
+    ) -> F | Callable[[F], F]:
+        """Registers an entity: a small state with a key, whose operations are carried out one at a time.
+
+        A class: its public methods are the operations, its fields the state. Or a function of an `EntityContext`, which is asked for every
+        operation. ``def`` operations share a thread with all turns: they must be short (2 s by default, then they fail). ``async def``
+        operations may await what they like, beside others; they may run again after a crash.
+
+        Args:
+            name: The name it is addressed by, case-insensitive; by default the class's or function's own.
+            timeout: How long an ``async def`` operation may take, in seconds.
+            codec: How its state and results are encoded; by default as the app says.
+
+        Raises:
+            RegistrationError: the name is taken or not allowed, a signature cannot be bound, or the class needs arguments.
+        """
+
+        def register(target: F) -> F:
+            self.registry.add_entity(define_entity(target, name, timeout, codec))
+            return target
+
+        return register if target is None else register(target)
+
 
 class App(Blueprint):
     """A task hub: a namespace of instances, and the functions that run in it.
@@ -180,6 +225,8 @@ class App(Blueprint):
             self.registry.add_orchestration(orchestration)
         for activity in blueprint.registry.activities.values():
             self.registry.add_activity(activity)
+        for entity in blueprint.registry.entities.values():
+            self.registry.add_entity(entity)
 
 
 def check_hub(hub: str) -> str:

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 
 import msgspec
 
+from callboard.core.entities import EntityMemory, EntityView, is_entity
+from callboard.core.entity_state import ENTRY_SIZE, request_size
 from callboard.core.events import (
     AnswerReceived,
     ContinuedAsNew,
+    EntityOperationCalled,
+    EntityOperationCompleted,
+    EntityOperationFailed,
+    EntityOperationProcessed,
+    EntityOperationSignaled,
+    EntityRequestReceived,
     EventRaised,
     EventSent,
     ExecutionCompleted,
@@ -18,6 +26,8 @@ from callboard.core.events import (
     MessageAnswered,
     MessageReceived,
     MessageSent,
+    NewOrchestrationStarted,
+    StartedOrchestrationEnded,
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
     SubOrchestrationInstanceFailed,
@@ -36,10 +46,25 @@ _decoder: msgspec.json.Decoder[tuple[HistoryEvent, ...]] = msgspec.json.Decoder(
 _encode = msgspec.json.Encoder().encode
 
 
+class _EntityBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored apart of an entity's commit."""
+
+    events: tuple[HistoryEvent, ...]
+    entity: EntityView | None
+    memory: EntityMemory | None
+
+
+_entity_decoder = msgspec.json.Decoder(_EntityBody)
+
+
 async def stored_apart(store: Store, commit: Commit) -> Commit:
     """A commit as it is to be appended: itself, or without its events and with the key of the payload that has them."""
-    if estimated_size(commit.events) <= MOST_INLINE:
+    if commit_size(commit) <= MOST_INLINE:
         return commit
+    if commit.entity is not None:
+        body = _encode(_EntityBody(events=commit.events, entity=commit.entity, memory=commit.memory))
+        key = await store.put_payload(commit.instance_id, body)
+        return msgspec.structs.replace(commit, events=(), entity=None, memory=None, body=key)
     key = await store.put_payload(commit.instance_id, _encode(commit.events))
     return msgspec.structs.replace(commit, events=_tail(commit), body=key)
 
@@ -60,7 +85,11 @@ async def restored(store: Store, commit: Commit) -> Commit:
     """The commit as it was decided."""
     if commit.body is None:
         return commit
-    events = _decoder.decode(await store.get_payload(commit.body))
+    body = await store.get_payload(commit.body)
+    if is_entity(commit.instance_id):
+        whole = _entity_decoder.decode(body)
+        return msgspec.structs.replace(commit, events=whole.events, entity=whole.entity, memory=whole.memory, body=None)
+    events = _decoder.decode(body)
     return msgspec.structs.replace(commit, events=events, body=None)
 
 
@@ -78,12 +107,25 @@ async def load_instances(store: Store, instance_ids: Sequence[str]) -> dict[str,
     return loaded
 
 
+def commit_size(commit: Commit) -> int:
+    """Estimate of a commit's encoded size, in bytes."""
+    size = estimated_size(commit.events)
+    if commit.entity is not None:
+        size += len(commit.entity.state or "")
+    if (memory := commit.memory) is not None:
+        size += ENTRY_SIZE * (len(memory.heard) + len(memory.lines) + len(memory.started))
+        size += 16 * sum(len(heard.ranges) for heard in memory.heard)
+        size += sum(map(request_size, (*memory.queue, *memory.urgent, *memory.held)))
+        size += sum(request_size(timed.request) for timed in memory.timed)
+    return size
+
+
 def estimated_size(events: Sequence[HistoryEvent]) -> int:
     """Estimate of the events' encoded size, in bytes."""
     size = 256 * len(events)
     for event in events:
         match event:  # in order of frequency
-            case TaskCompleted() | SubOrchestrationInstanceCompleted():
+            case TaskCompleted() | SubOrchestrationInstanceCompleted() | EntityOperationCompleted():
                 size += len(event.result or "")
             case TaskScheduled():
                 size += len(event.input or "") + len(event.heartbeat_details or "")
@@ -96,14 +138,21 @@ def estimated_size(events: Sequence[HistoryEvent]) -> int:
                 | EventSent()
                 | MessageSent()
                 | ExecutionTerminated()
+                | EntityOperationCalled()
+                | EntityOperationSignaled()
+                | NewOrchestrationStarted()
             ):
                 size += len(event.input or "")
             case ExecutionCompleted() | MessageAnswered() | AnswerReceived():
                 size += len(event.result or "") + failure_size(event.failure)
             case TaskFailed():
                 size += failure_size(event.failure) + len(event.heartbeat_details or "")
-            case SubOrchestrationInstanceFailed():
+            case SubOrchestrationInstanceFailed() | EntityOperationFailed():
                 size += failure_size(event.failure)
+            case EntityRequestReceived():
+                size += request_size(event.request)
+            case EntityOperationProcessed() | StartedOrchestrationEnded():
+                size += len(event.result or "") + failure_size(event.failure)
             case ContinuedAsNew():
                 size += _start_size(event.next) + estimated_size(event.carried)
             case _:

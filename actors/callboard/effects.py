@@ -31,6 +31,8 @@ log = logging.getLogger("callboard")
 
 #: How long a commit whose effects are done waits for others to be marked with it, in seconds.
 MARK_LINGER = 0.1
+#: How often the commits of an entity before its last whole one are deleted: at every commit whose number is one less than a multiple.
+TRIM_EVERY = 16
 #: How long records may take to be brought up to date when a worker stops, in seconds.
 FLUSH = 2.0
 
@@ -121,6 +123,7 @@ class Effects:
             store.mark_sent, host, name="mark sent", most=2_000, linger=MARK_LINGER
         )
         self._trims: Batcher[CommitKey, None] = Batcher(self._trim, host, name="trim", most=50)
+        self._purges: Batcher[str, None] = Batcher(self._purge, host, name="purge", most=50)
         timers.on_settled = self._clear_timer
 
     @property
@@ -169,6 +172,7 @@ class Effects:
             self._executions_gone,
             self._marks,
             self._trims,
+            self._purges,
         )
         return batchers  # type: ignore[return-value] # pyright: ignore[reportReturnType] # only closed, whatever they carry
 
@@ -252,6 +256,8 @@ class Effects:
     def _marked(self, sending: Sending) -> None:
         commit = sending.commit
         self._in_flight.pop((commit.instance_id, commit.n), None)
+        if commit.entity is not None and commit.terminal:
+            self._purges.submit(commit.instance_id, _nobody_waits)
         below = _below(commit, begun=not sending.forwarded)
         if below is not None:
             self._trims.submit(CommitKey(commit.instance_id, below), _nobody_waits)
@@ -260,6 +266,11 @@ class Effects:
         """The executions before these were continued as new: their histories are not needed any more."""
         for instance_id, below in {end.instance_id: end.n for end in sorted(ends, key=_number)}.items():
             await self._store.trim(instance_id, below=below)
+
+    async def _purge(self, instance_ids: Sequence[str]) -> None:
+        """Entities that were cleaned up leave nothing."""
+        for instance_id in instance_ids:
+            await self._store.purge(instance_id)
 
     def _clear_timer(self, row: TimerRow) -> None:
         self._timers_gone.submit(row, _nobody_waits)
@@ -272,6 +283,8 @@ def _below(commit: Commit, *, begun: bool) -> int | None:
         commit: Marked as sent.
         begun: If it continues as new: whether the next execution has begun for sure. Until then it is needed itself.
     """
+    if commit.entity is not None:
+        return commit.first if commit.n % TRIM_EVERY == TRIM_EVERY - 1 else None
     if commit.continued is not None and begun:
         return commit.n + 1
     return commit.first if commit.generation and commit.n == commit.first else None

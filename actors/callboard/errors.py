@@ -311,6 +311,8 @@ class QueryFailedError(CallboardError):
     def __init__(self, name: str, failure: FailureDetails) -> None:
         super().__init__(f"Query {name!r} was not answered: {failure.error_type}: {failure.error_message}")
         self.name, self.failure = name, failure
+
+
 class EntityOperationFailedError(TaskFailedError):
     """An operation of an entity failed, and left no trace in its state; raised where its task is awaited."""
 

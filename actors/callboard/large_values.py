@@ -18,12 +18,17 @@ from callboard.batching import retrying
 from callboard.core.codec import Place
 from callboard.core.events import (
     ContinuedAsNew,
+    EntityOperationCalled,
+    EntityOperationProcessed,
+    EntityOperationSignaled,
     EventSent,
     ExecutionCompleted,
     HistoryEvent,
     MessageAnswered,
     MessageSent,
+    NewOrchestrationStarted,
     Payload,
+    StartedOrchestrationEnded,
     SubOrchestrationInstanceCreated,
     TaskScheduled,
 )
@@ -47,6 +52,11 @@ _SAID: Final = (
     MessageSent,
     MessageAnswered,
     ExecutionCompleted,
+    EntityOperationCalled,
+    EntityOperationSignaled,
+    EntityOperationProcessed,
+    NewOrchestrationStarted,
+    StartedOrchestrationEnded,
 )
 
 
@@ -81,7 +91,10 @@ class LargeValues:
     async def kept_apart(self, commit: Commit) -> Commit:
         """A commit with references in place of its large values, which are in the store then."""
         events = [await self._event_kept_apart(event, commit) for event in commit.events]
-        return msgspec.structs.replace(commit, events=tuple(events))
+        entity = commit.entity
+        if entity is not None and is_large(entity.state):
+            entity = msgspec.structs.replace(entity, state=await self.kept(entity.state, commit.instance_id))
+        return msgspec.structs.replace(commit, events=tuple(events), entity=entity)
 
     async def _event_kept_apart(self, event: HistoryEvent, commit: Commit) -> HistoryEvent:
         if isinstance(event, ExecutionCompleted):
@@ -149,6 +162,9 @@ class LargeValues:
         for event in commit.events:
             if not isinstance(event, skip):
                 changed(event, commit.instance_id, commit.execution_id, _noting(found, is_reference))
+        if commit.entity is not None and is_reference(commit.entity.state):
+            entity = msgspec.structs.replace(commit.entity, state=await self.fetched(commit.entity.state))
+            commit = msgspec.structs.replace(commit, entity=entity)
         if not found:
             return commit
         whole = {payload: await self.fetched(payload) or payload for payload, _ in found}
@@ -162,6 +178,8 @@ class LargeValues:
 def refers(loaded: LoadedInstance) -> bool:
     """Whether the code of an instance is to see values that are not at hand."""
     if is_reference(loaded.record.input):
+        return True
+    if any(commit.entity is not None and is_reference(commit.entity.state) for commit in loaded.commits):
         return True
     events = (event for commit in loaded.commits for event in commit.events if not isinstance(event, _SAID))
     return any(is_reference(payload) for event in events for payload in _payloads(event))

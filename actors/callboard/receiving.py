@@ -14,6 +14,7 @@ from callboard.batching import retrying
 from callboard.core import references
 from callboard.core.codec import Codec, is_sealed, named
 from callboard.core.conversation import Question
+from callboard.core.entities import EntityId, Lock, Operation, Unlock, is_entity
 from callboard.core.events import Payload
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import MAX_INSTANCE_ID
@@ -23,8 +24,11 @@ from callboard.core.messages import (
     ChildResult,
     ContinueExecution,
     DeliverMessage,
+    EntityRequest,
     InstanceMessage,
+    LockGranted,
     Message,
+    OperationResult,
     Query,
     RaiseEvent,
     Resume,
@@ -38,7 +42,7 @@ from callboard.core.messages import (
 )
 from callboard.core.payloads import MARK, MAX_TEXT, is_json
 from callboard.core.places import message_value, payload_of
-from callboard.errors import MalformedMessageError, PayloadRejectedError, TamperedPayloadError
+from callboard.errors import InvalidEntityIdError, MalformedMessageError, PayloadRejectedError, TamperedPayloadError
 from callboard.mailbox import Account, Letter, PackAccount
 from callboard.packs import decode_pack, encode_pack, split_pack
 from callboard.ports import Delivery, Destination, Host, Quarantined, Store
@@ -47,6 +51,9 @@ from callboard.routes import Sender
 log = logging.getLogger("callboard")
 
 M = TypeVar("M")
+
+#: No number of a request is as high: it fits what stores keep exactly.
+MOST_NUMBER = 2**53
 
 _FORBIDDEN = r"/\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff"
 _ID = re.compile(f"[^@{_FORBIDDEN}][^{_FORBIDDEN}]{{0,{MAX_INSTANCE_ID - 1}}}")
@@ -63,9 +70,14 @@ _TO_INSTANCE = (
     Terminate,
     Suspend,
     Resume,
+    EntityRequest,
+    OperationResult,
+    LockGranted,
     Wake,
     Watch,
 )
+#: What an entity may be sent besides requests.
+_TO_ENTITY = (ChildResult, TimerDue, Wake)
 
 
 class Unreadable:
@@ -187,7 +199,10 @@ class Receiver:
         failure = FailureDetails.from_exception(error)
         if isinstance(message, (DeliverMessage, Query)):
             self._refuse(message, account, failure)
-        elif isinstance(message, (TaskResult, ChildResult, Answer)):
+        elif isinstance(message, EntityRequest) and isinstance(message.request, Operation):
+            request = msgspec.structs.replace(message.request, input=None, refused=failure)
+            self._let_in(msgspec.structs.replace(message, request=request), account)
+        elif isinstance(message, (TaskResult, ChildResult, Answer, OperationResult)):
             self._let_in(msgspec.structs.replace(message, result=None, failure=failure), account)
         else:
             account.settle()
@@ -198,6 +213,9 @@ def check_seal(message: Message, codec: Codec) -> None:
 
     What only cannot be opened *here* passes: a turn parks its instance, and nothing is lost when the key comes.
     """
+    if isinstance(message, EntityRequest):
+        _check_reference(message)
+        return
     payload = payload_of(message)
     if payload is None or not payload.startswith(MARK) or (value := message_value(message)) is None:
         return
@@ -213,10 +231,40 @@ def check_seal(message: Message, codec: Codec) -> None:
             log.warning("%s", error)
 
 
+def _check_reference(message: EntityRequest) -> None:
+    """Of a request's input only that it is its entity's own: a wrong seal fails the operation, where it is carried out."""
+    payload = message.request.input if isinstance(message.request, Operation) else None
+    reference = references.read(payload)
+    if reference is not None and not reference.ref.startswith(f"{message.instance_id}/"):
+        raise TamperedPayloadError(
+            f"The input of a request to {message.instance_id} is a reference to what belongs to another instance."
+        )
+
+
 def check_id(instance_id: str) -> None:
     """Raises MalformedMessageError for an id that no instance can have."""
     if not _ID.fullmatch(instance_id):
         raise MalformedMessageError(f"instance id {instance_id[:64]!r} is not allowed")
+
+
+def check_entity_id(instance_id: str) -> None:
+    """Raises MalformedMessageError for an id that no entity can have."""
+    try:
+        EntityId.parse(instance_id)
+    except InvalidEntityIdError as error:
+        raise MalformedMessageError(str(error)) from None
+
+
+def check_request(message: EntityRequest) -> None:
+    """Raises MalformedMessageError for a request that no entity can have been meant to get."""
+    request = message.request
+    check_entity_id(message.instance_id)
+    if not 0 < len(request.line.sender) <= MAX_TEXT or not 0 <= request.line.number < MOST_NUMBER:
+        raise MalformedMessageError(f"a request to {message.instance_id} has no position that can be")
+    if isinstance(request, Operation) and len(request.operation) > MAX_TEXT:
+        raise MalformedMessageError(f"the name of an operation of {message.instance_id} is too long")
+    if isinstance(request, (Operation, Lock, Unlock)) and request.caller is not None:
+        check_id(request.caller.instance_id)
 
 
 def _forwarded(account: Account) -> Callable[[BaseException | None], None]:
@@ -238,7 +286,12 @@ def checked(message: Message) -> InstanceMessage:
     """
     if isinstance(message, ActivityCall) or not isinstance(message, _TO_INSTANCE):
         raise MalformedMessageError(f"{type(message).__name__} is no message for an instance")
-    check_id(message.instance_id)
+    if isinstance(message, EntityRequest):
+        check_request(message)
+    elif isinstance(message, _TO_ENTITY) and is_entity(message.instance_id):
+        check_entity_id(message.instance_id)
+    else:
+        check_id(message.instance_id)
     if (
         isinstance(message, (RaiseEvent, DeliverMessage, Terminate, Suspend, Resume))
         and len(message.message_id) > MAX_TEXT
@@ -257,7 +310,9 @@ def _payloads(message: InstanceMessage) -> tuple[Payload | None, ...]:
             return (message.input,)
         case TaskResult():
             return (message.result, message.heartbeat_details)
-        case ChildResult() | Answer():
+        case ChildResult() | Answer() | OperationResult():
             return (message.result,)
+        case EntityRequest(request=Operation(input=payload)):
+            return (payload,)
         case _:
             return ()

@@ -18,8 +18,10 @@ from callboard.core.context import OrchestrationContext
 from callboard.core.execution import CallTarget, Unrunnable
 from callboard.core.instances import check_queue_name
 from callboard.core.versions import VersionRule, compare, newest
+from callboard.entities import EntityDefinition
 from callboard.errors import (
     ActivityNotRegisteredError,
+    EntityNotRegisteredError,
     InvalidPayloadError,
     OrchestrationNotRegisteredError,
     RegistrationError,
@@ -90,6 +92,7 @@ class Registry:
         self.orchestrations: dict[str, OrchestrationDefinition] = {}
         """What runs a new instance that is started by name: of several versions, the default one."""
         self.activities: dict[str, ActivityDefinition] = {}
+        self.entities: dict[str, EntityDefinition] = {}
         self._versions: dict[str, dict[str | None, OrchestrationDefinition]] = {}
         self._names: dict[tuple[str, Callable[..., Any]], str] = {}
         self._versions_of: dict[Callable[..., Any], list[str | None]] = {}
@@ -147,6 +150,17 @@ class Registry:
     def add_activity(self, definition: ActivityDefinition) -> None:
         _add(self.activities, definition.name, definition, "activity")
         self._names["activity", definition.function] = definition.name
+
+    def add_entity(self, definition: EntityDefinition) -> None:
+        _add(self.entities, definition.name, definition, "entity")
+        self._names["entity", definition.function] = definition.name
+
+    def require_entity(self, name: str) -> EntityDefinition:
+        """Raises EntityNotRegisteredError for names that are not registered."""
+        definition = self.entities.get(name)
+        if definition is None:
+            raise EntityNotRegisteredError(name, list(self.entities))
+        return definition
 
     def require_orchestration(self, name: str) -> OrchestrationDefinition:
         """Raises OrchestrationNotRegisteredError for names that are not registered."""
@@ -231,13 +245,18 @@ def check_queue(name: str) -> str:
 
 
 def _add(
-    known: dict[Any, Any], key: object, definition: OrchestrationDefinition | ActivityDefinition, kind: str
+    known: dict[Any, Any],
+    key: object,
+    definition: OrchestrationDefinition | ActivityDefinition | EntityDefinition,
+    kind: str,
 ) -> None:
     check_name(definition.name, kind)
     existing = known.get(key)
     if existing is not None and existing.function is not definition.function:
         other = (
-            "name: @app.activity(name=…)" if kind == "activity" else "name or version: @app.orchestration(version=…)"
+            "name or version: @app.orchestration(version=…)"
+            if kind == "orchestration"
+            else f"name: @app.{kind}(name=…)"
         )
         raise RegistrationError(
             f"Two functions are registered as {kind} {definition.name!r}: {_where(existing.function)} and "

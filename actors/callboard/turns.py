@@ -18,17 +18,29 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from callboard.batching import Batcher, retrying
-from callboard.bodies import estimated_size, failure_size, load_instances, stored_apart
+from callboard.bodies import commit_size, failure_size, load_instances, stored_apart
 from callboard.core import references
 from callboard.core.answers import not_found, not_queried
 from callboard.core.codec import JSON, Codec
+from callboard.core.entities import is_entity
+from callboard.core.entity_turn import EntityActivation
 from callboard.core.execution import Orchestration, Unrunnable
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, version_of
-from callboard.core.messages import DeliverMessage, InstanceMessage, Query, Resume, StartExecution, Terminate, Wake
+from callboard.core.messages import (
+    DeliverMessage,
+    EntityRequest,
+    InstanceMessage,
+    Query,
+    Resume,
+    StartExecution,
+    Terminate,
+    Wake,
+)
 from callboard.core.references import LARGE
 from callboard.core.turn import NOTHING, Activation, Decider, Turn
 from callboard.elsewhere import Elsewhere
+from callboard.entity_turns import EntityTurns, log_failures, must_be_made
 from callboard.errors import TamperedPayloadError
 from callboard.fetching import Fetcher
 from callboard.handover import Handover, Mailboxes
@@ -113,6 +125,7 @@ class TurnLoop:
         self._starts: Batcher[str, LoadedInstance | None] = Batcher(
             self._load_starts, host, name="load starts", most=MOST_LOADS, parallel=2
         )
+        self._entities = EntityTurns(store, host)
         self.statistics = TurnStatistics()
 
     # What comes in
@@ -189,6 +202,7 @@ class TurnLoop:
         await self._commits.aclose()
         await self._loads.aclose()
         await self._starts.aclose()
+        await self._entities.aclose()
         for actor in list(self._actors.values()):
             actor.busy = (
                 False  # nothing is under way any more; the thread closes activations after the turn that it is in
@@ -199,7 +213,9 @@ class TurnLoop:
 
     def _next_jobs(self) -> list[tuple[Actor, list[Letter], TurnJob]]:
         fetched, self._fetched = self._fetched[:MOST_TURNS], self._fetched[MOST_TURNS:]
-        jobs = [self._job(actor, letters, instance) for actor, letters, instance in fetched]
+        jobs: list[tuple[Actor, list[Letter], TurnJob]] = []
+        for actor, letters, instance in fetched:
+            self._start(actor, letters, instance, jobs)
         loaded, self._loaded = self._loaded[:MOST_TURNS], self._loaded[MOST_TURNS:]
         for actor, instance in loaded:
             self._begin(actor, instance, jobs)
@@ -225,8 +241,20 @@ class TurnLoop:
             self._free(actor)
         elif loaded is not None and self._handover is not None and self._handover.takes(actor, loaded, letters):
             pass
-        elif self._fetcher.needed(letters, loaded):
+        elif self._fetcher.needed(letters, loaded, actor.activation):
             self._host.spawn(self._fetch(actor, letters, loaded), name="callboard fetch")
+        else:
+            self._start(actor, letters, loaded, jobs)
+
+    def _start(
+        self,
+        actor: Actor,
+        letters: list[Letter],
+        loaded: LoadedInstance | None,
+        jobs: list[tuple[Actor, list[Letter], TurnJob]],
+    ) -> None:
+        if isinstance(actor.activation, EntityActivation) and actor.activation.slow:
+            self._host.spawn(self._run_slowly(actor, letters, actor.activation), name="callboard operations")
         else:
             jobs.append(self._job(actor, letters, loaded))
 
@@ -235,6 +263,8 @@ class TurnLoop:
         if not whole:
             self._free(actor)
             return
+        if actor.activation is not None:
+            await self._fetcher.supply(actor.activation)
         self._fetched.append((actor, whole, await self._fetcher.instance(loaded)))
         self._wake.set()
 
@@ -247,18 +277,26 @@ class TurnLoop:
 
     def _maker(self, loaded: LoadedInstance, letters: Sequence[Letter]) -> Callable[[], Decider]:
         """How to make the instance's activation, in the turns' thread: it may replay."""
-        orchestration = self._code_for(loaded, letters)
-        record = self._tracing.begin(loaded.record)
-        return lambda: Activation(record, loaded.commits, orchestration, self._registry, self._codec)
+        record, commits, registry, codec = loaded.record, loaded.commits, self._registry, self._codec
+        stuck = self._stuck_at(record.instance_id, letters)
+        if is_entity(record.instance_id):
+            code = registry.entities.get(record.name)
+            return lambda: EntityActivation(record, commits, code, registry, codec, stuck=stuck)
+        orchestration, traced = self._code_for(loaded, stuck), self._tracing.begin(record)
+        return lambda: Activation(traced, commits, orchestration, registry, codec)
 
-    def _code_for(self, loaded: LoadedInstance, letters: Sequence[Letter]) -> Orchestration | Unrunnable:
-        record = loaded.record
-        if record.instance_id in self._just_hung:  # it parks first, even if what it hung in was an attempt to resume it
-            self._just_hung.discard(record.instance_id)
+    def _stuck_at(self, instance_id: str, letters: Sequence[Letter]) -> str | None:
+        """Where the instance's code hung, unless somebody asks to try it again."""
+        if instance_id in self._just_hung:  # it parks first, even if what it hung in was an attempt to resume it
+            self._just_hung.discard(instance_id)
         elif any(isinstance(letter.message, (Resume, Wake)) for letter in letters):
-            self._stuck.pop(record.instance_id, None)
-        if (place := self._stuck.get(record.instance_id)) is not None:
-            return StuckOrchestration(place)
+            self._stuck.pop(instance_id, None)
+        return self._stuck.get(instance_id)
+
+    def _code_for(self, loaded: LoadedInstance, stuck: str | None) -> Orchestration | Unrunnable:
+        if stuck is not None:
+            return StuckOrchestration(stuck)
+        record = loaded.record
         version = version_of(record, loaded.commits)
         code = self._registry.code_for(record.name, version)
         if isinstance(code, Unrunnable) and code.fails and self._handover and self._handover.exists(record, version):
@@ -278,6 +316,15 @@ class TurnLoop:
                 actor.activation = job.activation
                 self._on_turn(actor, letters, job.turn)
 
+    async def _run_slowly(self, actor: Actor, letters: list[Letter], activation: EntityActivation) -> None:
+        try:
+            turn = await self._entities.slow_turn(activation, [letter.message for letter in letters])
+        except Exception:
+            log.exception("The turn of %s failed", actor.instance_id)
+            await self._later(actor, letters)
+        else:
+            self._on_turn(actor, letters, turn)
+
     # What becomes of a turn
 
     def _on_turn(self, actor: Actor, letters: list[Letter], turn: Turn) -> None:
@@ -286,7 +333,7 @@ class TurnLoop:
         if turn.in_vain and self._handover is not None:
             self._handover.tried_in_vain(actor, letters)
         if turn.commit is not None:
-            size = estimated_size(turn.commit.events)
+            size = commit_size(turn.commit)
             if size > LARGE:
                 self._host.spawn(self._submit_large(actor, letters, turn, turn.commit, size), name="callboard large")
             else:
@@ -315,6 +362,8 @@ class TurnLoop:
                 self.statistics.commits += 1
                 if turn.spans:
                     self._tracing.ended(turn.spans)
+                if commit.entity is not None:
+                    log_failures(commit)
                 self._committed(commit)
                 retry = self._handover is not None and self._handover.committed(actor, letters, commit)
                 self._keep(actor, commit, size)
@@ -442,6 +491,8 @@ class TurnLoop:
             if error is not None:
                 log.error("Loading %s failed: %s", actor.instance_id, error)
                 self._host.spawn(self._later(actor, []), name="callboard retry")
+            elif must_be_made(actor, loaded):
+                self._make(actor, loaded)
             elif loaded is None:
                 self._host.spawn(self._on_missing(actor), name="callboard missing")
             else:
@@ -449,6 +500,23 @@ class TurnLoop:
                     self._behind(loaded.commits[-1])
                 self._loaded.append((actor, loaded))
                 self._wake.set()
+
+        return done
+
+    def _make(self, actor: Actor, loaded: LoadedInstance | None) -> None:
+        if loaded is not None and loaded.commits and loaded.record.head < loaded.commits[-1].n:
+            self._behind(loaded.commits[-1])  # the entity was cleaned up; only its record does not say so yet
+            self._host.spawn(self._later(actor, []), name="callboard retry")
+        else:
+            self._entities.make(actor, self._on_made(actor))
+
+    def _on_made(self, actor: Actor) -> Callable[[BaseException | None], None]:
+        def done(error: BaseException | None) -> None:
+            if error is None:
+                self._again(actor, ())
+            else:
+                log.error("Entity %s could not be made: %s", actor.instance_id, error)
+                self._host.spawn(self._later(actor, []), name="callboard retry")
 
         return done
 
@@ -497,6 +565,8 @@ class TurnLoop:
             self._stuck.pop(actor.instance_id, None)
         if commit.terminal or not activation.hot:
             self._evict(actor)
+        elif isinstance(activation, EntityActivation):
+            actor.size = activation.size
         else:
             actor.size = max(actor.size, ACTIVATION_SIZE) + size
 
@@ -555,6 +625,8 @@ def _take(actor: Actor) -> list[Letter]:
 
 def message_size(message: InstanceMessage) -> int:
     """Estimate of what a message adds to a commit, in bytes."""
+    if isinstance(message, EntityRequest):
+        return 256 + len(getattr(message.request, "input", None) or "")
     payload = getattr(message, "result", None) or getattr(message, "input", None) or getattr(message, "reason", None)
     carried = references.size(payload)
     details = getattr(message, "heartbeat_details", None)

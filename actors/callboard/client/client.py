@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import timedelta
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from callboard.app import App
@@ -11,6 +12,14 @@ from callboard.bodies import restored_all
 from callboard.client.connection import Connection
 from callboard.client.conversations import Answer, Conversations
 from callboard.client.endings import Endings
+from callboard.client.entities import (
+    IDLE,
+    CleanEntityStorageResult,
+    Entities,
+    EntitiesPage,
+    EntityMetadata,
+    EntityStateResponse,
+)
 from callboard.client.explaining import Explanation, explain
 from callboard.client.handle import InstanceHandle
 from callboard.client.purging import PurgeResult, Purges
@@ -20,6 +29,8 @@ from callboard.codecs import CodecName
 from callboard.codecs.showing import readable, shown
 from callboard.core import payloads
 from callboard.core.codec import Content, event_place, input_place, load, output_place
+from callboard.core.entities import EntityId
+from callboard.core.entity_calls import Due
 from callboard.core.events import Payload
 from callboard.core.execution import CallTarget
 from callboard.core.instances import Commit, InstanceRecord
@@ -31,7 +42,7 @@ from callboard.core.messages import (
 )
 from callboard.hub import TaskHub
 from callboard.large_values import LargeValues
-from callboard.ports import Host, InstanceFilter
+from callboard.ports import EntityFilter, Host, InstanceFilter
 from callboard.registry import Registry, check_version
 from callboard.telemetry import Telemetry
 
@@ -65,6 +76,7 @@ class Client:
         self._starts = Starts(self._connection, self._endings, self._codec, self._large)
         self._purges = Purges(self._connection)
         self._conversations = Conversations(self._connection, self._codec, self._large)
+        self._entities = Entities(self._connection, self._codec, self._large)
 
     @property
     def hub(self) -> TaskHub:
@@ -84,6 +96,7 @@ class Client:
     async def aclose(self) -> None:
         """Lets what was sent reach the broker (up to a few seconds), and ends."""
         await self._starts.aclose()
+        await self._entities.aclose()
         await self._connection.aclose()
 
     # Starting
@@ -476,6 +489,89 @@ class Client:
             timeout: When to stop, in seconds.
         """
         return await self._purges.purge_all(which, recursive=recursive, timeout=timeout)
+
+    # Entities
+
+    @property
+    def entities(self) -> list[str]:
+        """The names of entities that the app registers, sorted; none if there is no app."""
+        return sorted(self._registry.entities)
+
+    async def signal_entity(
+        self, entity: EntityId, operation: str | Callable[..., Any], input: object = None, *, at: Due | None = None
+    ) -> None:
+        """Has an entity carry out an operation, once; returns once the broker keeps the request. Nobody hears of its failure.
+
+        Args:
+            entity: Which one; it need not exist yet.
+            operation: Its name, or the method of the entity's class.
+            input: Its input.
+            at: When, as an aware point in time or as how long from now; None: as soon as it comes there.
+
+        Raises:
+            EntityNotRegisteredError: the app knows entities, but not this one.
+            InvalidPayloadError: the input has no JSON form, or is too large.
+        """
+        self._require_entity(entity)
+        await self._entities.signal(entity, operation, input, at)
+
+    async def signal_entity_encoded(
+        self, entity: EntityId, operation: str, payload: Payload | None, *, at: Due | None = None
+    ) -> None:
+        """`signal_entity` with an input that is JSON text already."""
+        self._require_entity(entity)
+        content = self._checked(payload, f"The input of operation {operation!r}")
+        await self._entities.signal_content(entity, payloads.text(operation, "The name of an operation"), content, at)
+
+    async def read_entity_state(self, entity: EntityId, expected: Any = Any) -> EntityStateResponse:
+        """The state that an entity's last commit left, also in the middle of somebody's critical section.
+
+        Args:
+            entity: Which one.
+            expected: The type to decode the state into.
+
+        Raises:
+            InvalidPayloadError: the state does not fit the type.
+            PayloadRejectedError: it is sealed, and cannot be opened here.
+        """
+        return await self._entities.state(entity, expected)
+
+    async def get_entity(self, entity: EntityId, *, include_state: bool = True) -> EntityMetadata | None:
+        """Looks at an entity; None if nothing was ever asked of it, or it was cleaned up."""
+        return await self._entities.find(entity, include_state=include_state)
+
+    async def list_entities(
+        self,
+        which: EntityFilter | None = None,
+        *,
+        include_state: bool = False,
+        limit: int = 100,
+        continuation: str | None = None,
+    ) -> EntitiesPage:
+        """Lists entities in order of their ids, a page at a time; what it shows may be a moment old."""
+        return await self._entities.page(
+            which or EntityFilter(), include_state=include_state, limit=limit, continuation=continuation
+        )
+
+    async def clean_entity_storage(
+        self,
+        *,
+        remove_empty_entities: bool = True,
+        release_orphaned_locks: bool = True,
+        idle: timedelta = IDLE,
+    ) -> CleanEntityStorageResult:
+        """Has entities end of which nothing but their memory is left, and frees those whose lock's owner is gone. Safe at any time.
+
+        Args:
+            remove_empty_entities: Those without a state, a lock and anything to do.
+            release_orphaned_locks: Locks whose orchestration is not in the execution any more that asked for them.
+            idle: How long an empty entity must have done nothing: what arrives again after that is carried out again.
+        """
+        return await self._entities.clean(empty=remove_empty_entities, locks=release_orphaned_locks, idle=idle)
+
+    def _require_entity(self, entity: EntityId) -> None:
+        if self._registry.entities:
+            self._registry.require_entity(entity.name)
 
     # Inside
 

@@ -128,6 +128,8 @@ class Operation(_Request, frozen=True, kw_only=True):
     caller: Caller | None = None
     ended: Ended | None = None
     """For an entity's own: which orchestration that it started has ended."""
+    refused: FailureDetails | None = None
+    """Why it must not be carried out: its input is forged."""
     due: datetime | None = None
     """When it is to be carried out; None: at once."""
     trace: TraceContext | None = None

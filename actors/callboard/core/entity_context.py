@@ -302,6 +302,7 @@ class EntityContext:
     # For whoever carries the operation out
 
     def close(self) -> None:
+        """Ends it with its operation: what keeps it cannot use it any more."""
         self._over = True
 
     def returned(self, result: object) -> None:

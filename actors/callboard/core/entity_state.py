@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 
 from callboard.core.entities import (
     Caller,
@@ -249,6 +250,10 @@ class EntityState:
         """What is to be carried out next; None: nothing at present."""
         line = self._urgent if self.lock is not None else self._queue
         return line[0] if line else None
+
+    def upcoming(self, most: int) -> list[Request]:
+        """The first of the requests that may be carried out."""
+        return list(islice(self._urgent if self.lock is not None else self._queue, most))
 
     def age(self, at: datetime) -> None:
         """Ends the events of a commit: forgets what is old enough."""

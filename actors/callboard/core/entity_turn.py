@@ -11,12 +11,14 @@ carried out, runs beside them (`slow`).
 from __future__ import annotations
 
 import traceback
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from callboard.core.codec import JSON, Codec, operation_place
-from callboard.core.entities import Lock, Operation, Position
+from callboard.core.entities import Lock, Operation, Position, Request
 from callboard.core.entity_context import (
     EntityCode,
     EntityContext,
@@ -36,12 +38,14 @@ from callboard.core.events import (
     ExecutionParked,
     HistoryEvent,
     NewOrchestrationStarted,
+    Payload,
     RuntimeStatus,
 )
 from callboard.core.execution import TurnInterrupted
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, Parked, sent_message_id
 from callboard.core.messages import InstanceMessage
+from callboard.core.references import is_reference
 from callboard.core.state import Verdict
 from callboard.core.turn import Pace, Turn, unhurried
 from callboard.errors import CallboardError, PayloadRejectedError, TamperedPayloadError
@@ -52,6 +56,8 @@ SMALL_MEMORY = 4_096
 MOST_DELTAS = 100
 #: Size of what operations brought about from which on a turn carries out no further one, in bytes.
 MOST_BYTES = 1_048_576
+#: For how many operations ahead large inputs are fetched.
+MOST_NEEDED = 16
 #: Estimated memory of an entity without its state, in bytes.
 BARE_SIZE = 4_096
 #: Longest message of a failure that is shown with the entity, in characters.
@@ -91,6 +97,8 @@ class EntityActivation:
         self._targets = targets
         self._codec = codec
         self._stuck = stuck
+        self._values: dict[Payload, Payload] = {}
+        """Large inputs of the next operations, by the references to them."""
 
     @property
     def hot(self) -> bool:
@@ -105,6 +113,15 @@ class EntityActivation:
     def slow(self) -> bool:
         """Whether the next operation awaits something: then use `slow_turn`, in the event loop."""
         return self._is_slow(self.state.next_request())
+
+    def needs(self) -> list[Payload]:
+        """References to large inputs that the next operations need and that are not at hand."""
+        coming = (_payload(request) for request in self.state.upcoming(MOST_NEEDED))
+        return [payload for payload in coming if is_reference(payload) and payload not in self._values]
+
+    def supply(self, values: Mapping[Payload, Payload | None]) -> None:
+        """Large inputs by the references to them; one that could not be had is a reference still."""
+        self._values.update((reference, value or reference) for reference, value in values.items())
 
     def turn(self, messages: Sequence[InstanceMessage], *, now: datetime, token: str, pace: Pace = unhurried) -> Turn:
         """Takes messages in the order given, and carries out operations until one awaits something."""
@@ -191,7 +208,9 @@ class EntityActivation:
                 progress.add(EntityLocked(timestamp=progress.now, caller=request.caller))
                 continue
             assert isinstance(request, Operation)
-            if self._is_slow(request) != slow or (not first and (pace() or progress.produced > MOST_BYTES)):
+            missing = is_reference(payload := _payload(request)) and payload not in self._values
+            enough = not first and (pace() or progress.produced > MOST_BYTES)
+            if missing or enough or self._is_slow(request) != slow:
                 progress.add(EntityYielded(timestamp=progress.now))
                 return None
             first = False
@@ -208,9 +227,13 @@ class EntityActivation:
     async def _operate(self, request: Operation, progress: _Progress) -> None:
         state, code = self.state, self._code
         assert code is not None
+        whole, refused = self._whole(request)
+        if refused is not None:
+            progress.processed(request, None, refused)
+            return
         context = EntityContext(
             state.entity_id,
-            request,
+            whole,
             state.value,
             now=progress.now,
             execution_id=state.execution_id,
@@ -243,6 +266,20 @@ class EntityActivation:
         finally:
             context.close()
         progress.processed(request, result, failure)
+
+    def _whole(self, request: Operation) -> tuple[Operation, FailureDetails | None]:
+        """The request with its input, or why it cannot be carried out."""
+        reference = _payload(request)
+        if request.refused is not None or not is_reference(reference):
+            return request, request.refused
+        value = self._values.pop(reference)
+        if is_reference(value):
+            lost = f"The input of operation {request.operation!r} is too large to be carried, and is not in the store any more."
+            return request, FailureDetails(error_type="callboard.LostInputError", error_message=lost)
+        if request.ended is not None:
+            ended = msgspec.structs.replace(request.ended, result=value)
+            return msgspec.structs.replace(request, ended=ended), None
+        return msgspec.structs.replace(request, input=value), None
 
     def _is_slow(self, request: object) -> bool:
         return isinstance(request, Operation) and self._code is not None and self._code.is_async(request.operation)
@@ -352,6 +389,13 @@ class _Progress:
                 trace=cause.trace,
             )
         )
+
+
+def _payload(request: Request) -> Payload:
+    """The value that an operation brings; empty if it brings none."""
+    if not isinstance(request, Operation):
+        return ""
+    return request.input or (request.ended.result if request.ended is not None else None) or ""
 
 
 def _lasts(event: HistoryEvent) -> bool:

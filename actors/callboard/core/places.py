@@ -20,7 +20,6 @@ from callboard.core.codec import (
     result_place,
     task_input_place,
 )
-from callboard.core.entities import Operation
 from callboard.core.events import (
     AnswerReceived,
     ContinuedAsNew,
@@ -50,7 +49,6 @@ from callboard.core.messages import (
     Answer,
     ChildResult,
     DeliverMessage,
-    EntityRequest,
     Message,
     OperationResult,
     Query,
@@ -138,9 +136,6 @@ def message_value(message: Message) -> tuple[str, Payload, Place] | None:
             found = "input", message.input, message_place(message.instance_id, message.message_id, message.name)
         case Query():
             found = "input", message.input, message_place(message.instance_id, message.query_id, message.name)
-        case EntityRequest(request=Operation() as request):
-            place = operation_place(message.instance_id, request.request_id, request.operation)
-            return None if request.input is None else ("request", request.input, place)
         case ActivityCall():
             place = task_input_place(message.instance_id, message.execution_id, message.task_scheduled_id)
             found = "input", message.input, place

@@ -100,8 +100,7 @@ class InstanceState:
         self.partition = record.partition
         self.execution_id = record.execution_id
         self.name = record.name
-        self.version = record.version
-        self.tags = record.tags
+        self.version, self.tags = record.version, record.tags
         self.parent = record.parent
         self.generation = record.generation
         self.n = record.head

@@ -15,7 +15,7 @@ from callboard.core.entities import (
     Heard,
     Lock,
     Operation,
-    Place,
+    Position,
     SentLine,
     Started,
     Timed,
@@ -65,15 +65,26 @@ def entity_commit(instance_id: str, n: int, **fields: Any) -> Commit:
 
 def rich_memory() -> EntityMemory:
     """A memory in which every field has a value."""
-    place = Place(sender="$a.b", number=2**52, after=START + seconds(0.001))
+    position = Position(sender="$a.b", number=2**52, after=START + seconds(0.001))
     operation = Operation(
-        place=place, sent=START, operation="$add", input='{"$a.b": 1}', caller=CALLER, due=START, trace=trace()
+        line=position,
+        sent=START,
+        request_id="$r",
+        operation="$add",
+        input='{"$a.b": 1}',
+        caller=CALLER,
+        due=START,
+        trace=trace(),
     )
     return EntityMemory(
-        queue=(operation, Lock(place=place, sent=START, caller=CALLER), Unlock(place=place, sent=START, caller=CALLER)),
+        queue=(
+            operation,
+            Lock(line=position, sent=START, caller=CALLER),
+            Unlock(line=position, sent=START, caller=CALLER),
+        ),
         urgent=(operation,),
         timed=(Timed(timer_id=1, request=operation),),
-        held=(CleanUp(place=place, sent=START, idle=1.5),),
+        held=(CleanUp(line=position, sent=START, idle=1.5),),
         lock=CALLER,
         heard=(Heard(sender="$a.b", ranges=((0, 1), (5, 2**53)), sent=START + seconds(0.999), stamp=7),),
         lines=(SentLine(target="@x@$y.z", sender="$a.b", next=3, sent=START),),
