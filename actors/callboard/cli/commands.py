@@ -69,12 +69,13 @@ def dev(
     Nothing is reloaded behind your back, and the data survive a restart.
     """
     from callboard.cli.serving import run_dev  # noqa: PLC0415 - a web framework, which other commands do without
+    from callboard.http.keys import HttpKeys  # noqa: PLC0415 - as above
 
     set_up_logs(log_level)
     loaded = load_app(app)
     folder = DataFolder(data)
     name = hub or loaded.hub
-    listener = Listener(host, port, allow_remote=allow_remote)
+    listener = Listener(host, port, allow_remote=allow_remote, keys=HttpKeys.from_env())
     task_hub = TaskHub.from_urls(
         name, broker=folder.url, store=folder.url, partitions=loaded.partitions, keys=Keys.from_env()
     )
@@ -141,13 +142,14 @@ def serve(
 ) -> None:
     """Serve the HTTP API, and nothing else. Needs an App or the name of a hub."""
     from callboard.cli.serving import run_serve  # noqa: PLC0415 - as above
+    from callboard.http.keys import HttpKeys  # noqa: PLC0415 - as above
 
     set_up_logs(log_level)
     loaded: App | None = load_app(app) if app else None
     name = hub or (loaded.hub if loaded else None)
     if name is None:
         raise CommandError("Which hub? Name an App (callboard serve MODULE:APP …) or a hub (--hub NAME).")
-    listener = Listener(host, port, allow_remote=allow_remote)
+    listener = Listener(host, port, allow_remote=allow_remote, keys=HttpKeys.from_env())
     wanted = loaded.partitions if loaded else None
     task_hub = TaskHub.from_urls(name, broker=broker, store=store, partitions=wanted, keys=Keys.from_env())
     run(until_stopped(lambda stopping: run_serve(loaded, task_hub, listener, stopping)))

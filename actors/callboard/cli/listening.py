@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+from typing import TYPE_CHECKING
 
 from callboard.cli.problems import CommandError
+
+if TYPE_CHECKING:
+    from callboard.http.keys import HttpKeys
 
 
 class Listener:
@@ -16,13 +20,15 @@ class Listener:
         CommandError: the address is in use, not ours, or open to others without leave.
     """
 
-    def __init__(self, host: str, port: int, *, allow_remote: bool) -> None:
-        if not allow_remote and not is_loopback(host):
+    def __init__(self, host: str, port: int, *, allow_remote: bool, keys: HttpKeys | None = None) -> None:
+        if not allow_remote and keys is None and not is_loopback(host):
             raise CommandError(
-                f"--host {host} would let other machines reach the HTTP API, which has no keys yet: whoever reaches it can read, start and "
-                "delete everything. Keep to 127.0.0.1; or give --allow-remote as well, behind something that authenticates."
+                f"--host {host} would let other machines reach the HTTP API, and there are no keys: whoever reaches it can read, start "
+                "and delete everything. Set CALLBOARD_HTTP_KEYS=admin:… (or CALLBOARD_HTTP_KEYS_FILE), keep to 127.0.0.1, or give "
+                "--allow-remote as well, behind something that authenticates."
             )
         self.host = host
+        self.keys = keys
         self.socket = _bound(host, port)
         number: int = self.socket.getsockname()[1]
         name = "127.0.0.1" if host in ("0.0.0.0", "") else "::1" if host == "::" else host  # noqa: S104 - how to reach it from here

@@ -24,5 +24,6 @@ def say_problem(message: str) -> None:
 
 
 def masked(text: str) -> str:
-    """The text with the passwords of URLs blanked, wherever they come from."""
-    return re.sub(r"(?<=://)([^\s:/@]*):[^\s@]*@", r"\1:***@", text)
+    """The text with the passwords and keys of URLs blanked, wherever they come from."""
+    text = re.sub(r"(?<=://)([^\s:/@]*):[^\s@]*@", r"\1:***@", text)
+    return re.sub(r"(?<=[?&]code=)[^&\s\"']+", "***", text, flags=re.IGNORECASE)

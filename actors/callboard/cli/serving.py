@@ -37,7 +37,7 @@ DEV_DRAIN = 5.0
 async def run_dev(app: App, hub: TaskHub, listener: Listener, folder: DataFolder, stopping: Stopping) -> None:
     """Worker and HTTP API in this process."""
     async with hub, Worker(app, hub, WorkerOptions(drain=DEV_DRAIN)), Client(hub, app) as client:
-        api = create_http_app(client, allowed_hosts=listener.allowed_hosts, body_limit=_body_limit(app))
+        api = _api(client, listener, app)
         async with serving(api, listener, access_log=True):
             stopping.ready()
             say(_welcome(app, hub, listener, folder))
@@ -48,15 +48,16 @@ async def run_dev(app: App, hub: TaskHub, listener: Listener, folder: DataFolder
 async def run_serve(app: App | None, hub: TaskHub, listener: Listener, stopping: Stopping) -> None:
     """The HTTP API alone."""
     async with hub, Client(hub, app) as client:
-        api = create_http_app(client, allowed_hosts=listener.allowed_hosts, body_limit=_body_limit(app))
+        api = _api(client, listener, app)
         async with serving(api, listener, access_log=True):
             stopping.ready()
             say(f"Serving hub {hub.name!r} at {listener.url}. Ctrl-C stops it.")
             await stopping.wait()
 
 
-def _body_limit(app: App | None) -> int:
-    return app.codec_options.max_payload if app is not None else MAX_PAYLOAD
+def _api(client: Client, listener: Listener, app: App | None) -> FastAPI:
+    limit = app.codec_options.max_payload if app is not None else MAX_PAYLOAD
+    return create_http_app(client, keys=listener.keys, allowed_hosts=listener.allowed_hosts, body_limit=limit)
 
 
 def _welcome(app: App, hub: TaskHub, listener: Listener, folder: DataFolder) -> str:

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from callboard.client import Client
 from callboard.core.payloads import MAX_PAYLOAD
 from callboard.http.guard import Guard
+from callboard.http.keys import Authentication, HttpKeys
 from callboard.http.messages import MessageRoutes
 from callboard.http.problems import add_problem_answers
 from callboard.http.replies import PREFIX
@@ -21,16 +22,16 @@ from callboard.http.tracing import TraceHeaders
 def create_http_app(
     client: Client | Callable[[], Client],
     *,
+    keys: HttpKeys | None = None,
     allowed_hosts: Collection[str] = ("*",),
     body_limit: int = MAX_PAYLOAD,
     server_timeout: float = 15.0,
 ) -> FastAPI:
     """Makes Durable Functions' HTTP API for one hub, to serve or to mount in an app of your own: ``app.mount("/durable", …)``.
 
-    It has no authentication: whoever reaches it can do everything.
-
     Args:
         client: Of the hub; or a function that returns it, for a client that is opened after the app is made.
+        keys: Who may read, operate or administer. Without keys whoever reaches it can do everything.
         allowed_hosts: The names under which it answers, against web pages that point a name of theirs at this machine; ``*``: all.
         body_limit: Largest body of a request, in bytes.
         server_timeout: How long the broker and the store may take before a request is answered with 503, in seconds.
@@ -42,6 +43,8 @@ def create_http_app(
     add_problem_answers(app)
     if "*" not in allowed_hosts:
         app.add_middleware(Guard, allowed_hosts=allowed_hosts)
+    if keys is not None:
+        app.add_middleware(Authentication, keys=keys)
     app.add_middleware(TraceHeaders)
     return app
 

@@ -8,6 +8,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 from fastapi import Request, Response
 
+from callboard.http.keys import CODE
+
 #: Where Durable Functions keeps its API, and so do we.
 PREFIX = "/runtime/webhooks/durabletask"
 #: When to look again after a start, and while an instance runs, in seconds.
@@ -23,7 +25,9 @@ def root_url(request: Request) -> str:
     return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
 
 
-def check_status_payload(root: str, hub: str, instance_id: str, *, error_on_failure: bool = False) -> dict[str, str]:
+def check_status_payload(
+    root: str, hub: str, instance_id: str, *, error_on_failure: bool = False, code: str | None = None
+) -> dict[str, str]:
     """The URIs with which an instance is managed.
 
     Args:
@@ -31,9 +35,10 @@ def check_status_payload(root: str, hub: str, instance_id: str, *, error_on_fail
         hub: The task hub.
         instance_id: The instance.
         error_on_failure: Whether looking at it should give 500 once it has failed.
+        code: The key that the URIs carry, so that who is given them can use them.
     """
     instance = f"{root}{PREFIX}/instances/{quote(instance_id, safe='')}"
-    query = urlencode({"taskHub": hub})
+    query = urlencode({"taskHub": hub} | ({"code": code} if code else {}))
     flag = "&returnInternalServerErrorOnFailure=true" if error_on_failure else ""
     return {
         "id": instance_id,
@@ -60,6 +65,7 @@ def create_check_status_response(
         error_on_failure: Whether looking at it should give 500 once it has failed.
     """
     root = root_url(request) + (mounted_at or "").rstrip("/")
-    payload = check_status_payload(root, hub, instance_id, error_on_failure=error_on_failure)
+    code = request.scope.get(CODE)
+    payload = check_status_payload(root, hub, instance_id, error_on_failure=error_on_failure, code=code)
     headers = {"Location": payload["statusQueryGetUri"], "Retry-After": LOOK_AFTER_START}
     return json_response(payload, 202, headers)
