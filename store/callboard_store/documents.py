@@ -135,7 +135,10 @@ def projection_filter(projection: Projection) -> Document:
 
 def custom_status_fields(custom_status: Payload | None) -> list[Document] | None:
     """What queries by custom status look at: the plain fields of an object, as a list because a name may be anything."""
-    value: object = msgspec.json.decode(custom_status) if custom_status else None
+    try:
+        value: object = msgspec.json.decode(custom_status) if custom_status else None
+    except msgspec.DecodeError:
+        return None  # nothing of ours, and not the store's to judge
     if not isinstance(value, dict):
         return None
     plain = cast("dict[str, object]", value)
