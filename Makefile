@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Test files under way at once: they wait for servers, timers and processes more than they compute.
+JOBS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON=python3.12 chooses the interpreter, ARGS='...' goes to pytest, the demo or the benchmark."
+	@echo "Variables: PYTHON=python3.12 chooses the interpreter, ARGS='...' goes to pytest, the demo or the benchmark, JOBS=1 runs one test at a time."
 	@echo "AMQP_URL and MONGODB_URL name servers to use instead of private ones."
 
 .PHONY: demo
@@ -27,7 +29,7 @@ demo: $(STAMP) ## Run hello_sequence on this machine, with nothing but a file
 
 .PHONY: test
 test: lint types servers ## Check everything: lint, types, architecture, all tests on real servers
-	@exec $(SERVERS) -- $(BIN)/python -m pytest $(ARGS)
+	@exec $(SERVERS) -- $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Check style and architecture (ruff, import-linter)
