@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
 from typing import Any, Literal, Self
 
 import msgspec
@@ -51,6 +52,7 @@ from callboard.ports import (
 from callboard.receiving import Quarantine, Receiver, check_seal, checked
 from callboard.registry import check_queue
 from callboard.replies import Replies
+from callboard.retaining import Retention, check_retention
 from callboard.routes import Routes, Sender
 from callboard.scope import Scope
 from callboard.startlimits import StartLimits
@@ -94,6 +96,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the deployed code; by default a digest of it. Parked instances are tried again by each new one."""
     drain: float = DRAIN_DEADLINE
     """How long it may take to finish what it has in hand when it stops."""
+    retention: Mapping[str, timedelta] = {}
+    """How long instances are kept after they have ended, by status (Completed, Failed, Terminated); others stay."""
     balance: bool = True
     """False: own every partition without asking, beside whoever else does. For tests of what leases are not needed for."""
 
@@ -104,6 +108,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
             check_queue(queue)
         if not 0 < self.heartbeat < self.lease / 2:
             raise ConfigurationError("heartbeat must be less than half of lease.")
+        check_retention(self.retention)
 
 
 class Worker:
@@ -197,6 +202,7 @@ class Worker:
             refuse=replies.refuse,
         )
         self._consumers = PartitionConsumers(hub.broker, host, self.receiver.on_delivery, prefetch=options.prefetch)
+        self.retention = Retention(hub.store, host, options.retention)
         self.sweeper = Sweeper(
             hub.store,
             host,
@@ -272,6 +278,7 @@ class Worker:
             ("turns", self.turns.run),
             ("timers", self.timers.run),
             ("sweeper", self.sweeper.run),
+            ("retention", self.retention.run),
             ("activities", self.activities.run),
             ("second chances", self._second_chances.run),
         ):
@@ -466,4 +473,5 @@ class Worker:
         self.turns.own(partitions)
         self.timers.own(partitions)
         self.sweeper.own(partitions)
+        self.retention.own(partitions)
         self._second_chances.own(partitions)

@@ -30,9 +30,11 @@ from callboard.cli.options import (
     Port,
     Processes,
     Queues,
+    Retain,
     StoreUrl,
 )
 from callboard.cli.problems import CommandError
+from callboard.cli.retention import retention_of
 from callboard.cli.running import Lifeline, run, until_stopped
 from callboard.cli.supervising import Supervisor
 from callboard.cli.working import check_servers, run_worker, say
@@ -96,6 +98,7 @@ def worker(
     concurrency: Concurrency = CONCURRENCY,
     partitions: Partitions = None,
     drain: Drain = DRAIN_DEADLINE,
+    retain: Retain = None,
     log_level: Level = "info",
 ) -> None:
     """Run orchestrations and activities. Start as many as you like, on as many machines: they share the work."""
@@ -104,7 +107,13 @@ def worker(
     loaded = load_app(app)
     if queue and only == "orchestrations":
         raise CommandError("--queue is about activities, and --only orchestrations runs none: leave one of them out.")
-    options = WorkerOptions(only=only, queues=tuple(queue) if queue else None, concurrency=concurrency, drain=drain)
+    options = WorkerOptions(
+        only=only,
+        queues=tuple(queue) if queue else None,
+        concurrency=concurrency,
+        drain=drain,
+        retention=retention_of(retain or ()),
+    )
     task_hub = TaskHub.from_urls(
         hub or loaded.hub,
         broker=broker,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
@@ -17,6 +17,7 @@ from callboard.bodies import restored_all
 from callboard.cli.options import AsJson
 from callboard.cli.places import Place, looks
 from callboard.cli.problems import CommandError
+from callboard.cli.retention import UNITS, span
 from callboard.cli.showing import (
     console,
     counts_table,
@@ -223,9 +224,8 @@ def _time(text: str) -> datetime:
     now = datetime.now(UTC)
     if text == "today":
         return now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-    units = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-    if text[:-1].isdecimal() and text[-1] in units:
-        return now - int(text[:-1]) * units[text[-1]]
+    if text[:-1].isdecimal() and text[-1] in UNITS:
+        return now - span(text)
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

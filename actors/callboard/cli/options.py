@@ -57,6 +57,14 @@ Partitions: TypeAlias = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Into how many partitions a new hub is divided.", show_default="32")
 ]
 Drain: TypeAlias = Annotated[float, typer.Option(min=0, help="Seconds to finish what is in hand when stopping.")]
+Retain: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[STATUS=]AGE",
+        help="Delete instances so long after they have ended (30d, 12h, 90m), all or those of a status; may be repeated.",
+        show_default="for ever",
+    ),
+]
 DataFolder: TypeAlias = Annotated[
     Path,
     typer.Option("--data", metavar="DIR", file_okay=False, help="The folder that keeps the data of `callboard dev`."),
