@@ -18,11 +18,14 @@ from callboard.core.context import DurableTask, OrchestrationContext
 from callboard.core.entities import EntityId
 from callboard.core.entity_context import EntityContext
 from callboard.core.failure import FailureDetails
+from callboard.core.http_calls import DurableHttpResponse
 from callboard.core.retrying import RetryContext
 from callboard.errors import (
     ActivityCancelledError,
     CallboardError,
     EntityOperationFailedError,
+    HttpRequestError,
+    HttpStatusError,
     LockingRulesError,
     MessageFailedError,
     MessageRejectedError,
@@ -44,6 +47,7 @@ __all__ = [
     "CallboardError",
     "CleanEntityStorageResult",
     "Client",
+    "DurableHttpResponse",
     "DurableTask",
     "EntitiesPage",
     "EntityContext",
@@ -53,6 +57,8 @@ __all__ = [
     "EntityOperationFailedError",
     "EntityStateResponse",
     "FailureDetails",
+    "HttpRequestError",
+    "HttpStatusError",
     "InstanceFilter",
     "InstanceHandle",
     "InstanceStatus",

@@ -13,9 +13,17 @@ from callboard.core.timeouts import Duration, Timeouts
 from callboard.core.versions import FailureStrategy, MatchStrategy, VersionRule
 from callboard.entities import OPERATION_TIMEOUT, define_entity
 from callboard.errors import ConfigurationError
-from callboard.registry import ActivityDefinition, OrchestrationDefinition, Registry, check_queue, check_version
+from callboard.registry import (
+    ActivityDefinition,
+    OrchestrationDefinition,
+    Registry,
+    TokenSource,
+    check_queue,
+    check_version,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=TokenSource)
 T = TypeVar("T")
 
 #: Longest hub name, in characters (Durable Functions' limit).
@@ -168,6 +176,21 @@ class Blueprint:
 
         return register if target is None else register(target)
 
+    def token_source(self, name: str, /) -> Callable[[S], S]:
+        """Registers a function (``async def`` or ``def``) that gets a token for ``context.call_http(token_source=name)``.
+
+        It runs on the worker that sends the request; its token is in no history. Cache it if getting it is slow.
+
+        Raises:
+            RegistrationError: the name is taken.
+        """
+
+        def register(function: S) -> S:
+            self.registry.add_token_source(name, function)
+            return function
+
+        return register
+
 
 class App(Blueprint):
     """A task hub: a namespace of instances, and the functions that run in it.
@@ -227,6 +250,8 @@ class App(Blueprint):
             self.registry.add_activity(activity)
         for entity in blueprint.registry.entities.values():
             self.registry.add_entity(entity)
+        for name, function in blueprint.registry.token_sources.items():
+            self.registry.add_token_source(name, function)
 
 
 def check_hub(hub: str) -> str:

@@ -29,6 +29,8 @@ CallboardError
 ├── NonDeterminismError             code and history disagree
 ├── ReadOnlyError                   a query handler or validator asked for something durable
 ├── QueryFailedError                a query was not answered
+├── HttpRequestError                a request of call_http got no answer
+├── HttpStatusError                 … or one with a status of 400 or more
 ├── OrchestrationStuckError         the code kept a turn running too long
 └── TaskFailedError                 raised in orchestrations: an activity failed
     ├── SubOrchestrationFailedError … a child failed
@@ -283,6 +285,28 @@ class TaskFailedError(CallboardError):
         self.name, self.task_id, self.failure, self.attempts = name, task_id, failure, attempts
 
     _what = "Activity"
+
+
+class HttpRequestError(CallboardError):
+    """A request of ``call_http`` got no answer that can be used.
+
+    Args:
+        message: Without what may be secret in the URI.
+        non_retriable: Whether another attempt would end alike.
+    """
+
+    def __init__(self, message: str, *, non_retriable: bool = False) -> None:
+        super().__init__(message)
+        self.non_retriable = non_retriable
+
+
+class HttpStatusError(CallboardError):
+    """The answer to a request of ``call_http`` has a status of 400 or more."""
+
+    def __init__(self, status_code: int, content: str) -> None:
+        shown = content if len(content) <= 200 else f"{content[:200]}…"
+        super().__init__(f"The server answered with status {status_code}" + (f": {shown}" if shown else "."))
+        self.status_code, self.content = status_code, content
 
 
 class SubOrchestrationFailedError(TaskFailedError):

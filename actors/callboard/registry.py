@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import typing
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,7 @@ from callboard.core.binding import Binding
 from callboard.core.codec import Content
 from callboard.core.context import OrchestrationContext
 from callboard.core.execution import CallTarget, Unrunnable
+from callboard.core.http_calls import BUILT_IN_QUEUE
 from callboard.core.instances import check_queue_name
 from callboard.core.versions import VersionRule, compare, newest
 from callboard.entities import EntityDefinition
@@ -30,6 +31,11 @@ from callboard.replay_logging import ReplaySafeLogger
 
 #: Longest name of an activity, an orchestration or a queue, in characters.
 MAX_NAME = 100
+#: How the names of what is built in begin.
+RESERVED = "BuiltIn::"
+
+#: A function that gets a token: ``async def`` or ``def``.
+TokenSource: TypeAlias = Callable[[], Awaitable[str] | str]
 
 
 class OrchestrationDefinition:
@@ -84,6 +90,16 @@ class ActivityDefinition:
         return self.function(**self._binding.bind(payload), **handed)
 
 
+class Activities(Protocol):
+    """Finds an activity to run."""
+
+    def knows_activity(self, name: str) -> bool: ...
+
+    def require_activity(self, name: str) -> ActivityDefinition:
+        """Raises ActivityNotRegisteredError for names that are not registered."""
+        ...
+
+
 class Registry:
     """All functions of an app; also resolves what orchestrations call (`callboard.core.execution.CallTargets`)."""
 
@@ -93,6 +109,8 @@ class Registry:
         """What runs a new instance that is started by name: of several versions, the default one."""
         self.activities: dict[str, ActivityDefinition] = {}
         self.entities: dict[str, EntityDefinition] = {}
+        self.token_sources: dict[str, TokenSource] = {}
+        """What gets the tokens that ``call_http`` names."""
         self._versions: dict[str, dict[str | None, OrchestrationDefinition]] = {}
         self._names: dict[tuple[str, Callable[..., Any]], str] = {}
         self._versions_of: dict[Callable[..., Any], list[str | None]] = {}
@@ -169,12 +187,19 @@ class Registry:
             raise OrchestrationNotRegisteredError(name, list(self.orchestrations))
         return definition
 
+    def knows_activity(self, name: str) -> bool:
+        return name in self.activities
+
     def require_activity(self, name: str) -> ActivityDefinition:
         """Raises ActivityNotRegisteredError for names that are not registered."""
         definition = self.activities.get(name)
         if definition is None:
             raise ActivityNotRegisteredError(name, list(self.activities))
         return definition
+
+    def add_token_source(self, name: str, function: TokenSource) -> None:
+        if self.token_sources.setdefault(name, function) is not function:
+            raise RegistrationError(f"Two functions are registered as token source {name!r}. Give one another name.")
 
     def activity(self, target: object) -> CallTarget:
         """Resolves an activity that code calls; a name that is not registered here may be so in another worker."""
@@ -210,8 +235,8 @@ class Registry:
         return orchestrations | {definition.codec for definition in self.activities.values()}
 
     def queues(self) -> tuple[str, ...]:
-        """The activity queues that this app's activities are registered with."""
-        return tuple(sorted({definition.queue for definition in self.activities.values()}))
+        """The activity queues that this app's activities are registered with, and the one of those that are built in."""
+        return tuple(sorted({BUILT_IN_QUEUE, *(definition.queue for definition in self.activities.values())}))
 
 
 def check_name(name: str, kind: str) -> str:
@@ -250,7 +275,8 @@ def _add(
     definition: OrchestrationDefinition | ActivityDefinition | EntityDefinition,
     kind: str,
 ) -> None:
-    check_name(definition.name, kind)
+    if check_name(definition.name, kind).startswith(RESERVED):
+        raise RegistrationError(f"{definition.name!r} cannot name {_article(kind)} of an app: {RESERVED}… is built in.")
     existing = known.get(key)
     if existing is not None and existing.function is not definition.function:
         other = (

@@ -15,6 +15,7 @@ import msgspec
 from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
 from callboard.app import App
 from callboard.build import worker_code
+from callboard.built_in import WithBuiltIn
 from callboard.cancelling import Cancelling
 from callboard.company import Company
 from callboard.consumers import PartitionConsumers
@@ -79,7 +80,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     only: Literal["activities", "orchestrations"] | None = None
     """Run only activities, or only orchestrations; None: both."""
     queues: tuple[str, ...] | None = None
-    """The activity queues to serve; None: those that the app's activities are registered with."""
+    """The activity queues to serve; None: those that the app's activities are registered with, and ``builtin``, for `call_http`."""
     concurrency: int = CONCURRENCY
     """How many activities run at a time."""
     prefetch: int = 100
@@ -212,11 +213,12 @@ class Worker:
             is_active=self.turns.is_active,
             begun=self._on_begun,
         )
+        self._activities = WithBuiltIn(self._app.registry, host, limit=self._app.codec_options.max_payload)
         self.activities = ActivityRunner(
             hub.store,
             hub.broker,
             host,
-            self._app.registry,
+            self._activities,
             sender,
             quarantine,
             self.worker_id,
@@ -310,6 +312,7 @@ class Worker:
             self._balancing.cancel()
             await self._balancing.wait()
         await self.activities.drain(self.options.drain)
+        await self._activities.aclose()
         if self._balancing is not None:
             try:
                 await self.ownership.leave()

@@ -454,7 +454,11 @@ def test_functions_are_found_by_themselves_and_by_name() -> None:
 
     registry = app.registry
     assert registry.activity(f) is registry.activity("other")
-    assert (registry.activity(f).name, registry.activity(f).queue, registry.queues()) == ("other", "gpu", ("gpu",))
+    assert (registry.activity(f).name, registry.activity(f).queue, registry.queues()) == (
+        "other",
+        "gpu",
+        ("builtin", "gpu"),
+    )
     assert registry.activity("elsewhere").queue == "default"
     with pytest.raises(
         RegistrationError, match=r"is not registered as an activity of this app: decorate it with @app.activity"

@@ -24,7 +24,7 @@ from callboard.mailbox import Letter
 from callboard.packs import Sent
 from callboard.ports import Broker, Host, Store
 from callboard.receiving import Quarantine
-from callboard.registry import Registry
+from callboard.registry import Activities
 from callboard.routes import Sender
 from callboard.tracing import UNTRACED, Tracing
 
@@ -56,7 +56,7 @@ class ActivityRunner:
         store: Store,
         broker: Broker,
         host: Host,
-        registry: Registry,
+        registry: Activities,
         sender: Sender,
         quarantine: Quarantine,
         worker_id: str,
@@ -170,7 +170,9 @@ class ActivityRunner:
     def _belongs_elsewhere(self, call: ActivityCall) -> bool:
         """Whether only another worker of the queue knows the activity, and there is time left for it to come there."""
         late = call.start_by is not None and self._host.now() > call.start_by
-        return not late and call.name not in self._registry.activities and self._known_elsewhere(call.queue, call.name)
+        return (
+            not late and not self._registry.knows_activity(call.name) and self._known_elsewhere(call.queue, call.name)
+        )
 
     def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < self._concurrency and not self._draining:

@@ -11,7 +11,10 @@ from typing import Any, Final, Protocol, TypeVar, overload
 from callboard.core.codec import Content
 from callboard.core.entities import EntityId
 from callboard.core.entity_calls import Due, EntityCalls
+from callboard.core.failure import FailureDetails
 from callboard.core.familiar import FamiliarContext, ReplaySafeLogger
+from callboard.core.http_calls import HttpRequest
+from callboard.core.http_context import HttpContext
 from callboard.core.locking import CriticalSection
 from callboard.core.loop import DeterministicFuture, DeterministicLoop
 from callboard.core.retrying import Call, RetryStrategy
@@ -78,6 +81,8 @@ class ContextHost(Protocol):
 
     def activity_call(self, activity: object, value: object, queue: str | None, timeouts: Timeouts) -> Call: ...
 
+    def http_call(self, request: HttpRequest, refused: Callable[[Any], FailureDetails | None]) -> Call: ...
+
     def child_call(
         self,
         orchestration: object,
@@ -125,7 +130,7 @@ class ContextHost(Protocol):
     def random(self) -> Random: ...
 
 
-class OrchestrationContext(FamiliarContext):
+class OrchestrationContext(FamiliarContext, HttpContext):
     """Handed to every orchestrator function as its first argument; the only durable door to the world outside.
 
     Everything else in the function must be deterministic: the same history must make it ask for the same things again.

@@ -77,6 +77,7 @@ from callboard.core.external_events import EventInbox
 from callboard.core.failure import FailureDetails
 from callboard.core.familiar import ReplaySafeLogger
 from callboard.core.handlers import Handlers
+from callboard.core.http_calls import BUILT_IN_QUEUE, HTTP_ACTIVITY, HttpReply, HttpRequest
 from callboard.core.instances import (
     check_instance_id,
     check_queue_name,
@@ -422,7 +423,13 @@ class Execution:
             self._actions.append(action)
 
     def activity_call(self, activity: object, value: object, queue: str | None, timeouts: Timeouts) -> Call:
-        target = self._targets.activity(activity)
+        return self._activity_call(self._targets.activity(activity), value, queue, timeouts)
+
+    def http_call(self, request: HttpRequest, refused: Callable[[Any], FailureDetails | None]) -> Call:
+        call = self._activity_call(_HTTP, request, None, NO_TIMEOUTS)
+        return msgspec.structs.replace(call, refused=refused)
+
+    def _activity_call(self, target: CallTarget, value: object, queue: str | None, timeouts: Timeouts) -> Call:
         content = self._codec.encode(value, f"The input of activity {target.name!r}", target.codec)
         queue = check_queue_name(queue or target.queue)
         timeouts = timeouts.over(target.timeouts)
@@ -755,4 +762,5 @@ async def _drive(generator: Generator[Any, Any, Any]) -> Any:
             error = raised
 
 
+_HTTP = CallTarget(name=HTTP_ACTIVITY, queue=BUILT_IN_QUEUE, result_type=HttpReply, codec="json")
 _CANCELLED = RuntimeError("The orchestration's own task was cancelled from inside.")

@@ -95,6 +95,19 @@ class RetryHost(Protocol):
         ...
 
 
+def guarded(task: DurableTask[Any], step: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A callback whose error ends the task that it works for: nobody else would hear of it."""
+
+    def run(ended: Any) -> None:
+        try:
+            step(ended)
+        except Exception as error:  # noqa: BLE001 - it goes where the task is awaited
+            if not task.done():
+                task.set_exception(error)
+
+    return run
+
+
 class RetriedCall:
     """One call with its attempts. `task` is the whole of it; cancelling it cancels the attempt or the delay it is at."""
 
@@ -116,7 +129,7 @@ class RetriedCall:
         self._attempts += 1
         attempt = Attempt(number=self._attempts, first=first, heartbeat_details=self._progress)
         self._current = self._call.schedule(attempt)
-        self._current.add_done_callback(self._attempted)
+        self._current.add_done_callback(guarded(self.task, self._attempted))
         return self._current
 
     def _attempted(self, attempt: Any) -> None:
@@ -133,7 +146,7 @@ class RetriedCall:
         if wait is not None:
             self._current, delay = wait
             self._waited += delay
-            self._current.add_done_callback(self._waited_enough)
+            self._current.add_done_callback(guarded(self.task, self._waited_enough))
         elif error is not None:
             final = type(error)(error.name, error.task_id, error.failure, attempts=self._attempts)
             final.heartbeat_details = error.heartbeat_details
