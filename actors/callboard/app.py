@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args, overload
+from typing import Any, Literal, TypeVar, get_args, overload
 
 from callboard.activity import ActivityOptions
 from callboard.codecs import CodecName, CodecOptions
 from callboard.codecs.keys import Keys
 from callboard.core.payloads import MAX_PAYLOAD
 from callboard.core.timeouts import Duration, Timeouts
+from callboard.core.turn import TurnRules
 from callboard.core.versions import FailureStrategy, MatchStrategy, VersionRule
 from callboard.entities import OPERATION_TIMEOUT, define_entity
 from callboard.errors import ConfigurationError
@@ -205,6 +206,8 @@ class App(Blueprint):
             a default version.
         version_failure_strategy: What becomes of an instance that no live worker may run: with ``reject`` it waits for one, parked,
             with ``fail`` it fails with a ``VersionMismatch``.
+        on_nondeterminism: What becomes of an instance whose code asks for something else than its history holds: it waits for code that
+            fits (``park``), or it fails with a ``NonDeterminism``, as in Durable Functions (``fail``).
         codec: How values are encoded, of functions that do not say it themselves: ``"json"`` or ``"cloudpickle"``.
         allow_pickle: Whether pickles may be decoded here. They run code, and only keys say whose: allow them where you trust all who
             hold the keys.
@@ -221,6 +224,7 @@ class App(Blueprint):
         default_version: str | None = None,
         version_match_strategy: MatchStrategy | None = None,
         version_failure_strategy: FailureStrategy = "reject",
+        on_nondeterminism: Literal["park", "fail"] = "park",
         codec: CodecName = "json",
         allow_pickle: bool = False,
         encrypt: bool = False,
@@ -235,6 +239,9 @@ class App(Blueprint):
         self.keys = keys
         self.codec_options = CodecOptions(
             codec=codec, allow_pickle=allow_pickle, encrypt=encrypt, max_payload=max_payload
+        )
+        self.registry.rules = TurnRules(
+            fail_on_nondeterminism=_one_of(Literal["park", "fail"], on_nondeterminism) == "fail"
         )
         self.registry.versions = VersionRule(
             default=check_version(default_version),

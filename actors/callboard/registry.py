@@ -18,6 +18,7 @@ from callboard.core.context import OrchestrationContext
 from callboard.core.execution import CallTarget, Unrunnable
 from callboard.core.http_calls import BUILT_IN_QUEUE
 from callboard.core.instances import check_queue_name
+from callboard.core.turn import TurnRules
 from callboard.core.versions import VersionRule, compare, newest
 from callboard.entities import EntityDefinition
 from callboard.errors import (
@@ -105,6 +106,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.versions = VersionRule()
+        self.rules = TurnRules()
         self.orchestrations: dict[str, OrchestrationDefinition] = {}
         """What runs a new instance that is started by name: of several versions, the default one."""
         self.activities: dict[str, ActivityDefinition] = {}

@@ -283,7 +283,7 @@ class TurnLoop:
             code = registry.entities.get(record.name)
             return lambda: EntityActivation(record, commits, code, registry, codec, stuck=stuck)
         orchestration, traced = self._code_for(loaded, stuck), self._tracing.begin(record)
-        return lambda: Activation(traced, commits, orchestration, registry, codec)
+        return lambda: Activation(traced, commits, orchestration, registry, codec, registry.rules)
 
     def _stuck_at(self, instance_id: str, letters: Sequence[Letter]) -> str | None:
         """Where the instance's code hung, unless somebody asks to try it again."""

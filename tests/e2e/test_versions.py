@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from callboard import App, Client, InstanceStatus, OrchestrationContext, WorkerOptions
+from callboard.core.events import PatchApplied
 from callboard.ports import InstanceFilter
 from tests.e2e.stage import DEADLINE, Stage, until
 
@@ -99,3 +100,81 @@ async def test_the_version_that_is_started_is_seen(stage: Stage) -> None:
         await client.start("program", 1, instance_id="b", version="1.0")
         await client.raise_event("b", "go", 1)
         assert (await client.wait("b", DEADLINE)).output == ["1.0", 1, 1]
+
+
+# Changes in place
+
+
+def shop(*, patched: bool) -> App:
+    app = App("versions", partitions=4)
+
+    @app.activity
+    async def charge(order: int) -> str:
+        return f"charged {order}"
+
+    @app.activity
+    async def check_fraud(order: int) -> str:
+        return f"checked {order}"
+
+    async def before(context: OrchestrationContext, order: int) -> list[str]:
+        await context.wait_for_external_event("go")
+        return [await context.call_activity(charge, order)]
+
+    async def after(context: OrchestrationContext, order: int) -> list[str]:
+        said: list[str] = []
+        if context.patched("fraud-check"):
+            said.append(await context.call_activity(check_fraud, order))
+        await context.wait_for_external_event("go")
+        return [*said, await context.call_activity(charge, order)]
+
+    app.orchestration(name="order")(after if patched else before)
+    return app
+
+
+async def test_a_change_in_place_leaves_running_instances_to_the_old_way(stage: Stage) -> None:
+    old, new = shop(patched=False), shop(patched=True)
+    async with stage.client() as client:
+
+        async def status_of(instance_id: str) -> InstanceStatus:
+            return await client.get_status(instance_id)
+
+        async with stage.worker(old, QUICK):
+            await client.start("order", 1, instance_id="early")
+            await until(lambda: status_of("early"), lambda status: status.runtime_status == "Running")
+        async with stage.worker(new, QUICK):
+            await client.start("order", 2, instance_id="late")
+            for instance_id in ("early", "late"):
+                await client.raise_event(instance_id, "go")
+            assert (await client.wait("early", DEADLINE)).output == ["charged 1"]
+            assert (await client.wait("late", DEADLINE)).output == ["checked 2", "charged 2"]
+            history = [event for commit in await client.history("late") for event in commit.events]
+            assert [event.patch for event in history if isinstance(event, PatchApplied)] == ["fraud-check"]
+
+
+async def test_code_that_does_not_fit_parks_its_instances_until_it_is_repaired(stage: Stage) -> None:
+    careless = App("versions", partitions=4)
+
+    @careless.orchestration(name="order")
+    async def forgets_to_patch(context: OrchestrationContext, order: int) -> str:
+        return str(await context.call_activity("check_fraud", order))
+
+    async with stage.client() as client:
+
+        async def status_of(instance_id: str) -> InstanceStatus:
+            return await client.get_status(instance_id)
+
+        async with stage.worker(shop(patched=True), QUICK):
+            await client.start("order", 1, instance_id="a")
+            await until(lambda: status_of("a"), lambda status: status.runtime_status == "Running")
+            await client.raise_event("a", "other")
+        async with stage.worker(careless, QUICK):
+            await client.raise_event("a", "other")
+            seen = await until(lambda: status_of("a"), lambda status: status.parked is not None)
+            assert seen.parked is not None
+            assert (seen.runtime_status, seen.parked.kind) == ("Suspended", "nondeterminism")
+            assert seen.parked.reason.startswith("History goes on after commit")
+            # Code that fits comes to life beside it: nobody has to do anything.
+            async with stage.worker(shop(patched=True), QUICK):
+                await until(lambda: status_of("a"), lambda status: status.parked is None)
+                await client.raise_event("a", "go")
+                assert (await client.wait("a", DEADLINE)).output == ["checked 1", "charged 1"]

@@ -175,3 +175,29 @@ async def test_a_client_of_the_app_stamps_its_default_version() -> None:
         client = await stage.client(app)
         assert await (await client.start(shows)).result(5) == ["4.2", "4.2", "1"]
         assert await (await client.start(shows, version="3")).result(5) == ["3", "4.2", "1"]
+
+
+async def test_code_that_does_not_fit_fails_its_instances_where_the_app_says_so() -> None:
+    def app_that_calls(activity: str) -> App:
+        app = App("stage", on_nondeterminism="fail")
+
+        @app.orchestration
+        async def calls(context: OrchestrationContext) -> Any:
+            context.call_activity(activity, queue="far")
+            return await context.wait_for_external_event("go")
+
+        return app
+
+    with pytest.raises(ConfigurationError, match="'park', 'fail'"):
+        App("stage", on_nondeterminism="ignore")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    async with Stage() as stage:
+        first = await stage.worker(app_that_calls("one"))
+        client = await stage.client()
+        await client.start("calls", instance_id="a")
+        await eventually(lambda: stage.events("a"))
+        first.kill()
+        await stage.worker(app_that_calls("two"))
+        await client.raise_event("a", "go")
+        status = await client.wait("a", 5)
+        assert status.failure is not None
+        assert (status.runtime_status, status.failure.error_type) == ("Failed", "NonDeterminism")

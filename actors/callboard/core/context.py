@@ -123,6 +123,10 @@ class ContextHost(Protocol):
 
     def continue_as_new(self, value: object, version: str | None) -> None: ...
 
+    def patched(self, patch: str) -> bool: ...
+
+    def deprecate_patch(self, patch: str) -> None: ...
+
     def set_custom_status(self, value: object) -> None: ...
 
     def next_uuid(self) -> uuid.UUID: ...
@@ -474,6 +478,23 @@ class OrchestrationContext(FamiliarContext, HttpContext):
             version: The next execution's version: how an instance that never ends comes to run new code. By default it stays.
         """
         return self._host.continue_as_new(input, version)
+
+    def patched(self, patch: str) -> bool:
+        """Whether to go the new way at a place where the code was changed while instances run.
+
+        ``if context.patched("fraud-check"): await context.call_activity(check_fraud) …``: an execution that comes here for the first time
+        goes the new way, and its history says so; one that had passed here before the change goes the old way, on every replay.
+        Once no instance from before the change is left, replace the call by `deprecate_patch` and drop the old way; the call of that may
+        go when you please.
+
+        Args:
+            patch: Names the change. Never use a name for two changes.
+        """
+        return self._host.patched(patch)
+
+    def deprecate_patch(self, patch: str) -> None:
+        """Says that the old way of a patch is gone. An instance from before the patch is parked with an explanation, not run amiss."""
+        self._host.deprecate_patch(patch)
 
     def set_custom_status(self, value: object) -> None:
         """Shows a value (at most 16 KiB of JSON) in the instance's status; None clears it.

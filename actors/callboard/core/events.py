@@ -22,6 +22,7 @@ stored: a commit's ``at`` is the timestamp of its ``OrchestratorStarted``.
 | ExecutionTerminated                 | an operator ended it                                          |
 | ExecutionCompleted                  | it ended: Completed, Failed or Terminated                     |
 | ContinuedAsNew                      | it ended and goes on as a new execution with a new history    |
+| PatchApplied                        | the code passed ``context.patched`` and went the new way      |
 | ExecutionParked                     | its code cannot run (changed, missing, stuck); inputs are kept |
 | TerminationSent                     | a terminated parent told a child to end too                   |
 | EntityOperationCalled               | the code called an operation of an entity                     |
@@ -141,6 +142,12 @@ class ExecutionSuspended(_Event, frozen=True, kw_only=True):
 class ExecutionResumed(_Event, frozen=True, kw_only=True):
     message_id: str
     reason: str | None = None
+
+
+class PatchApplied(_Event, frozen=True, kw_only=True):
+    """Has no number: that it is asked for, or no longer, shifts no other action's."""
+
+    patch: str
 
 
 class ExecutionParked(_Event, frozen=True, kw_only=True):
@@ -428,7 +435,14 @@ EntityEvent: TypeAlias = (
 )
 
 HistoryEvent: TypeAlias = (
-    InputEvent | ActionEvent | ExecutionCompleted | ContinuedAsNew | ExecutionParked | TerminationSent | EntityEvent
+    InputEvent
+    | ActionEvent
+    | ExecutionCompleted
+    | ContinuedAsNew
+    | PatchApplied
+    | ExecutionParked
+    | TerminationSent
+    | EntityEvent
 )
 
 #: Statuses that an instance never leaves.

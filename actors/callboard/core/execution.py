@@ -85,8 +85,10 @@ from callboard.core.instances import (
     derived_execution_id,
     sent_message_id,
 )
+from callboard.core.lines import calling_line, waiting_line
 from callboard.core.loop import DeterministicFuture, DeterministicLoop
 from callboard.core.messages import Query
+from callboard.core.patches import Patches
 from callboard.core.retrying import Attempt, Call, RetriedCall, RetryStrategy
 from callboard.core.timeouts import NONE as NO_TIMEOUTS, Timeouts
 from callboard.errors import (
@@ -175,6 +177,8 @@ class Step(msgspec.Struct, frozen=True):
     """Messages that their validators refused, by id: history must not hold them."""
     validated: frozenset[str] = frozenset()
     """Messages that they let pass: history must say so."""
+    patches: tuple[str, ...] = ()
+    """Changes in place that the code took for the first time."""
 
 
 class _Open(msgspec.Struct):
@@ -218,6 +222,9 @@ class Execution:
         self.custom_status: Payload | None = None
         self.recorded_retries: dict[tuple[int, int], datetime] = {}
         """When the next attempt comes, by call and attempt, as history has it. Replay goes by it."""
+        self.patches = Patches()
+        self.asked_at: dict[int, str | None] = {}
+        """The lines of the code that asked for actions, by their numbers, in a replay."""
         self._orchestration = orchestration
         self._targets = targets
         self._codec = codec
@@ -270,7 +277,11 @@ class Execution:
         tasks, self._tasks_cancelled = tuple(self._tasks_cancelled), []
         refused, self._refused = self._refused, {}
         validated, self._validated = frozenset(self._validated), set()
-        return Step(actions, timers, tasks, self._outcome, fed, refused, validated)
+        return Step(actions, timers, tasks, self._outcome, fed, refused, validated, self.patches.to_record())
+
+    def waits_at(self) -> str | None:
+        """The line of its code where the orchestration waits."""
+        return next((waiting_line(task.get_coro()) for task in self._loop.pending_tasks()), None)
 
     def unclaimed_events(self) -> tuple[EventRaised | MessageReceived, ...]:
         """External events that nobody waited for, and messages that no handler took, in order of arrival."""
@@ -421,6 +432,8 @@ class Execution:
     def _ask(self, action: Action) -> None:
         if self._live and self._outcome is None:
             self._actions.append(action)
+            if self.replaying:
+                self.asked_at[action.id] = calling_line()
 
     def activity_call(self, activity: object, value: object, queue: str | None, timeouts: Timeouts) -> Call:
         return self._activity_call(self._targets.activity(activity), value, queue, timeouts)
@@ -647,6 +660,19 @@ class Execution:
         content = self._encode(value, "The input of continue_as_new")
         payload = self._codec.seal(content, next_input_place(self.instance_id, self.execution_id))
         self._continue = Continued(input=payload, version=version)
+
+    def patched(self, patch: str) -> bool:
+        patch = payloads.text(patch, "The id of a patch")
+        if self._ids.refused or not self._live or self._outcome is not None:
+            return self.patches.taken(patch)
+        return self.patches.take(patch, replaying=self.replaying)
+
+    def deprecate_patch(self, patch: str) -> None:
+        if not self.patched(patch) and self.patches.disagreement is None and self._live and not self._ids.refused:
+            self.patches.disagreement = (
+                f"History passes without the patch {patch!r}, whose old way the code does not know any more. Deploy code with "
+                f"context.patched({patch!r}) and both ways until the instances from before the patch have ended"
+            )
 
     def set_custom_status(self, value: object) -> None:
         self._must_act()

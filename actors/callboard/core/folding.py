@@ -36,6 +36,7 @@ from callboard.core.events import (
     MessageReceived,
     MessageSent,
     NewOrchestrationStarted,
+    PatchApplied,
     Payload,
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
@@ -152,6 +153,8 @@ def _fields(event: HistoryEvent) -> EventJson:  # noqa: C901, PLR0911, PLR0912 -
             return {"Reason": event.reason}
         case ExecutionParked():  # further lines say where the code was: that is for those who may look into the store
             return {"Reason": event.reason.partition("\n")[0]}
+        case PatchApplied():
+            return {"Name": event.patch}
         case TerminationSent():
             return {"InstanceId": event.instance_id, "Name": event.name}
         case _:

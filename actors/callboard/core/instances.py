@@ -92,8 +92,8 @@ def sent_message_id(execution_id: str, event_id: int) -> str:
 
 
 #: What keeps an instance's code from running: no live worker has it, it disagrees with history, it never awaits, it exits, a value
-#: that it needs cannot be opened.
-ParkedKind: TypeAlias = Literal["unrunnable", "nondeterminism", "stuck", "exited", "payload"]
+#: that it needs cannot be opened, its retry strategy raises.
+ParkedKind: TypeAlias = Literal["unrunnable", "nondeterminism", "stuck", "exited", "payload", "strategy"]
 
 
 class Parked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

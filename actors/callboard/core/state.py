@@ -39,6 +39,7 @@ from callboard.core.events import (
     MessageAnswered,
     MessageReceived,
     MessageSent,
+    PatchApplied,
     Payload,
     RuntimeStatus,
     SeenMessage,
@@ -303,7 +304,7 @@ class InstanceState:
                 self.asked.pop(event.message_id, None)
                 self.answers[event.message_id] = event
                 self.highest = max(self.highest, event.event_id)
-            case ExecutionCompleted() | ExecutionParked():
+            case ExecutionCompleted() | ExecutionParked() | PatchApplied():
                 pass
             case (
                 TaskCompleted()

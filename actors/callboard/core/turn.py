@@ -37,6 +37,7 @@ from callboard.core.events import (
     HistoryEvent,
     InputEvent,
     MessageReceived,
+    PatchApplied,
     Payload,
     RuntimeStatus,
     TerminationSent,
@@ -134,6 +135,13 @@ class Decider(Protocol):
         ...
 
 
+class TurnRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What an app wants of its turns."""
+
+    fail_on_nondeterminism: bool = False
+    """Whether an instance whose code disagrees with its history fails. Else it is parked."""
+
+
 class Decision(msgspec.Struct):
     """What a turn adds to the accepted inputs."""
 
@@ -159,7 +167,9 @@ class Activation:
         orchestration: Orchestration | Unrunnable,
         targets: CallTargets,
         codec: Codec = JSON,
+        rules: TurnRules = TurnRules(),  # noqa: B008 - it never changes
     ) -> None:
+        self._rules = rules
         self.state = InstanceState.fold(record, commits)
         self.replays = 0
         self._commits: Sequence[Commit] | None = commits
@@ -282,11 +292,13 @@ class Activation:
             pending = [*self._unfed, *inputs]
             step = execution.advance(now, pending, known=len(pending) - fresh)
         except NonDeterminismError as error:
+            if self._rules.fail_on_nondeterminism:
+                return self._fail(inputs, now, "NonDeterminism", str(error))
             return self._park(inputs, now, "nondeterminism", str(error))
         except PayloadRejectedError as error:
             return self._park(inputs, now, "payload", str(error))
         except StrategyFailed as error:
-            return self._park(inputs, now, "unrunnable", str(error))
+            return self._park(inputs, now, "strategy", str(error))
         except TurnInterrupted as interrupted:
             return self._park(inputs, now, "stuck", STUCK + _place(interrupted))
         except SystemExit as exit_:
@@ -308,8 +320,14 @@ class Activation:
     def _without_code(self, inputs: list[InputEvent], now: datetime, code: Unrunnable) -> Decision:
         if not code.fails:
             return self._park(inputs, now, "unrunnable", code.reason)
-        failure = FailureDetails(error_type="VersionMismatch", error_message=code.reason, is_non_retriable=True)
-        return Decision(events=[*inputs, self._failed(now, failure)], status="Failed", ran=False)
+        return self._fail(inputs, now, "VersionMismatch", code.reason)
+
+    def _fail(self, inputs: list[InputEvent], now: datetime, kind: str, reason: str) -> Decision:
+        """Ends the instance for want of code that can run it."""
+        self.close()
+        failure = FailureDetails(error_type=kind, error_message=reason, is_non_retriable=True)
+        events: list[HistoryEvent] = [*inputs, self._failed(now, failure)]
+        return Decision(events=events, status="Failed", ran=False, tasks_cancelled=self._open_tasks(()))
 
     def _park(self, inputs: list[InputEvent], now: datetime, kind: ParkedKind, reason: str) -> Decision:
         """Keeps the inputs, in history, for when the code can run again."""
@@ -325,6 +343,7 @@ class Activation:
     ) -> Decision:
         refused = step.refused
         events = recorded(inputs, refused, step.validated)
+        events.extend(PatchApplied(timestamp=now, patch=patch) for patch in step.patches)
         actions = (*self._new_actions, *step.actions)
         self._new_actions = ()
         events.extend(action.to_event(now) for action in actions)
@@ -334,7 +353,7 @@ class Activation:
                 timers = step.timers_cancelled
                 open_tasks = self._open_tasks(actions)
                 tasks = tuple(task for task in step.tasks_cancelled if task in open_tasks)
-                idle = bool(refused) and len(refused) == step.fed and not (actions or timers or tasks)
+                idle = bool(refused) and len(refused) == step.fed and not (actions or timers or tasks or step.patches)
                 return Decision(
                     events=events,
                     status=status,
