@@ -33,6 +33,9 @@ from callboard.cli.showing import (
 )
 from callboard.client import InstanceStatus
 from callboard.client.explaining import Explanation, explain as explain_instance
+from callboard.codecs import HubCodec
+from callboard.codecs.keys import Keys
+from callboard.codecs.showing import readable, readable_record
 from callboard.core.events import RuntimeStatus
 from callboard.core.folding import unfolded
 from callboard.core.instances import InstanceRecord, check_instance_id
@@ -104,7 +107,7 @@ def history(place: Place, instance_id: InstanceId, *, as_json: AsJson = False) -
 
     async def read(store: Store) -> list[dict[str, Any]]:
         await _record(store, instance_id)
-        return unfolded(await restored_all(store, await store.history(instance_id)))
+        return unfolded(readable(_codec(), await restored_all(store, await store.history(instance_id))))
 
     events = place.look(read)
     if as_json:
@@ -116,7 +119,7 @@ def history(place: Place, instance_id: InstanceId, *, as_json: AsJson = False) -
 @looks
 def explain(place: Place, instance_id: InstanceId, *, as_json: AsJson = False) -> None:
     """Say why an instance does not go on: what it waits for, who has it, and what stands in its way."""
-    explanation: Explanation = place.look(lambda store: explain_instance(store, instance_id))
+    explanation: Explanation = place.look(lambda store: explain_instance(store, instance_id, _codec()))
     if as_json:
         print_json(explanation)
     else:
@@ -139,10 +142,11 @@ def list_instances(
     """List instances, newest first."""
     which = which_of(statuses, name, prefix, tags, since, parked=True if parked else None)
     page = place.look(lambda store: store.query(which, limit=top))
+    records = [readable_record(_codec(), record) for record in page.records]
     if as_json:
-        print_json([instance_json(InstanceStatus.of(record)) for record in page.records])
+        print_json([instance_json(InstanceStatus.of(record)) for record in records])
     else:
-        print_table(instances_table(page.records, more=page.continuation is not None))
+        print_table(instances_table(records, more=page.continuation is not None))
 
 
 @looks
@@ -237,7 +241,12 @@ async def _record(store: Store, instance_id: str) -> InstanceRecord:
     record = (await store.records([check_instance_id(instance_id)])).get(instance_id)
     if record is None:
         raise InstanceNotFoundError(instance_id)
-    return record
+    return readable_record(_codec(), record)
+
+
+def _codec() -> HubCodec:
+    """Opens what is encrypted, where the environment has the keys."""
+    return HubCodec(keys=Keys.from_env())
 
 
 async def _follow(store: Store, instance_id: str) -> InstanceRecord:
@@ -245,7 +254,7 @@ async def _follow(store: Store, instance_id: str) -> InstanceRecord:
     with Live(console=console(), auto_refresh=False) as live:
 
         async def show(record: InstanceRecord) -> None:
-            explanation = None if record.terminal else await explain_instance(store, instance_id)
+            explanation = None if record.terminal else await explain_instance(store, instance_id, _codec())
             live.update(status_table(record, explanation), refresh=True)
 
         return await _until_ended(store, instance_id, show)

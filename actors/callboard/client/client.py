@@ -229,7 +229,7 @@ class Client:
         Raises:
             InstanceNotFoundError: there is none of that id.
         """
-        return await explain(self.hub.store, instance_id)
+        return await explain(self.hub.store, instance_id, self._codec)
 
     # Sending
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from callboard.bodies import load_instances
-from callboard.core import payloads
+from callboard.codecs.showing import shown
+from callboard.core.codec import JSON, Codec, progress_place
 from callboard.core.events import RuntimeStatus
 from callboard.core.explaining import Awaited, awaited
 from callboard.core.instances import InstanceRecord, check_instance_id
@@ -69,6 +70,7 @@ class _Scene(msgspec.Struct, frozen=True):
     claims: Sequence[Claim]
     children: dict[str, InstanceRecord]
     quarantined: Sequence[Quarantined]
+    codec: Codec
 
     @property
     def lease(self) -> Lease:
@@ -78,8 +80,8 @@ class _Scene(msgspec.Struct, frozen=True):
         return next((worker for worker in self.view.workers if worker.worker_id == worker_id), None)
 
 
-async def explain(store: Store, instance_id: str) -> Explanation:
-    """Looks at everything that could hold an instance up.
+async def explain(store: Store, instance_id: str, codec: Codec = JSON) -> Explanation:
+    """Looks at everything that could hold an instance up; the codec opens what activities have said of their progress.
 
     Raises:
         InstanceNotFoundError: there is none of that id.
@@ -99,7 +101,7 @@ async def explain(store: Store, instance_id: str) -> Explanation:
     )
     children = [each.instance_id for each in awaited(state) if each.instance_id is not None]
     mentions = [message for message in quarantined if instance_id.encode() in message.body]
-    scene = _Scene(record, state, view, claims, await store.records(children), mentions)
+    scene = _Scene(record, state, view, claims, await store.records(children), mentions, codec)
     lease = scene.lease
     return Explanation(
         instance_id=instance_id,
@@ -185,8 +187,10 @@ def _activity(each: Awaited, scene: _Scene) -> Reason:
     claim = next((claim for claim in scene.claims if claim.call.task_scheduled_id == each.task_id), None)
     if claim is not None and claim.call.execution_id == scene.state.execution_id:
         heard = claim.heartbeat or claim.started
-        progress = payloads.decode(claim.details, Any, "The progress of an activity")
-        said = f", which said {_ago(now, heard)}: {claim.details}" if claim.details else f", started {_ago(now, heard)}"
+        call = claim.call
+        progress = shown(scene.codec, claim.details, progress_place(call.instance_id, call.execution_id, call.name))
+        told = msgspec.json.encode(progress).decode()
+        said = f", which said {_ago(now, heard)}: {told}" if claim.details else f", started {_ago(now, heard)}"
         lost = " That worker is gone; the call is sent again." if claim.expired else ""
         return Reason(
             text=f"{called}. It runs on {_place(scene, claim.worker_id)}{said}.{lost}",
