@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from examples import (
+    aggregator,
     approval,
     async_http_api,
     cleanup,
@@ -25,7 +26,7 @@ from examples import (
     word_count,
 )
 
-from callboard import App, Client, InstanceStatus, TaskHub, Worker
+from callboard import App, Client, EntityId, InstanceStatus, TaskHub, Worker
 from tests.e2e.stage import DEADLINE, until
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -145,6 +146,26 @@ async def test_trip_booking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert [each.split("-")[0] for each in cancelled] == ["hotel", "flight"]
         assert (await atlantis.status()).custom_status == "cancelling: there is no car in Atlantis"
     assert all(f"{reference} is cancelled" in capsys.readouterr().out for reference in cancelled[:1])
+
+
+async def test_aggregator(tmp_path: Path) -> None:
+    sent = [aggregator.Reading(*each) for each in (("oslo", -3.5), ("rome", 18.0), ("oslo", -1.0))]
+    async with playing(aggregator.app, tmp_path) as client:
+        for reading in sent:
+            await client.start(aggregator.take_readings, [reading])
+
+        async def taken() -> int:
+            states = [
+                await client.read_entity_state(EntityId("station", name), dict[str, float]) for name in ("oslo", "rome")
+            ]
+            return sum(int(state.entity_state["readings"]) for state in states if state.entity_exists)
+
+        await until(taken, lambda readings: readings == len(sent))
+        handle = await client.start(aggregator.report, ["oslo", "rome"])
+        assert await handle.result(DEADLINE) == {
+            "oslo": aggregator.Summary(2, -2.25, -3.5, -1.0),
+            "rome": aggregator.Summary(1, 18.0, 18.0, 18.0),
+        }
 
 
 async def test_order_processing(tmp_path: Path) -> None:

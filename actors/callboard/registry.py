@@ -234,7 +234,8 @@ class Registry:
     def codecs(self) -> set[str | None]:
         """The codecs that functions name; None stands for the app's."""
         orchestrations = {definition.codec for definition in self.all_orchestrations()}
-        return orchestrations | {definition.codec for definition in self.activities.values()}
+        others = {definition.codec for definition in (*self.activities.values(), *self.entities.values())}
+        return orchestrations | others
 
     def queues(self) -> tuple[str, ...]:
         """The activity queues that this app's activities are registered with, and the one of those that are built in."""
