@@ -40,7 +40,7 @@ SpanKind: TypeAlias = Literal["internal", "server", "client", "producer", "consu
 Attributes: TypeAlias = dict[str, str | int]
 
 
-class Span(msgspec.Struct, frozen=True, kw_only=True):
+class Span(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A span that has ended."""
 
     name: str

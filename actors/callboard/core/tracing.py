@@ -18,7 +18,7 @@ _LENGTH = 55
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class TraceContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TraceContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A span, as those that hang under it and those that link to it know it."""
 
     traceparent: str

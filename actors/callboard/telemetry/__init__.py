@@ -11,7 +11,7 @@ from callboard.tracing import UNTRACED, Tracing
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-__all__ = ["Telemetry"]
+__all__ = ["Telemetry", "is_set_up"]
 
 
 class Telemetry:
@@ -33,3 +33,10 @@ class Telemetry:
         from callboard.telemetry.tracing import open_telemetry_tracing  # noqa: PLC0415 - slow to import
 
         return open_telemetry_tracing(self._tracer_provider) or UNTRACED
+
+
+def is_set_up() -> bool:
+    """Whether this process has a tracer provider."""
+    from opentelemetry import trace  # noqa: PLC0415 - slow to import
+
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

@@ -1,15 +1,19 @@
-"""Our trace contexts as OpenTelemetry's, and back."""
+"""Our words as OpenTelemetry's: contexts there and back, times, failures."""
 
 from __future__ import annotations
+
+from datetime import datetime
 
 from opentelemetry import baggage, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, TraceState
 
+from callboard.core.failure import FailureDetails
 from callboard.core.tracing import TraceContext
 
 _BAGGAGE = W3CBaggagePropagator()
+_EMPTY = Context()
 
 
 def span_context(context: TraceContext) -> SpanContext:
@@ -23,12 +27,14 @@ def span_context(context: TraceContext) -> SpanContext:
     )
 
 
+def baggage_context(context: TraceContext) -> Context:
+    """What surrounds that span: its baggage."""
+    return _BAGGAGE.extract({"baggage": context.baggage}, _EMPTY) if context.baggage else _EMPTY
+
+
 def otel_context(context: TraceContext) -> Context:
     """A context in which that span is the current one, with its baggage."""
-    surrounding = Context()
-    if context.baggage:
-        surrounding = _BAGGAGE.extract({"baggage": context.baggage}, surrounding)
-    return trace.set_span_in_context(NonRecordingSpan(span_context(context)), surrounding)
+    return trace.set_span_in_context(NonRecordingSpan(span_context(context)), baggage_context(context))
 
 
 def trace_context(span: SpanContext, surrounding: Context | None = None) -> TraceContext:
@@ -46,3 +52,27 @@ def _header(surrounding: Context | None) -> str | None:
     carrier: dict[str, str] = {}
     _BAGGAGE.inject(carrier, surrounding)
     return carrier.get("baggage")
+
+
+def nanoseconds(time: datetime) -> int:
+    """Since the epoch; times have whole milliseconds."""
+    return round(time.timestamp() * 1_000) * 1_000_000
+
+
+def failure_text(failure: FailureDetails) -> str:
+    """The description of a failed span's status."""
+    return f"{failure.error_type}: {failure.error_message}"
+
+
+def failure_attributes(failure: FailureDetails) -> dict[str, str]:
+    """The attributes of an exception event."""
+    attributes = {"exception.type": failure.error_type, "exception.message": failure.error_message}
+    if failure.stack_trace:
+        attributes["exception.stacktrace"] = failure.stack_trace
+    return attributes
+
+
+def record_failure(span: trace.Span, failure: FailureDetails, at: int | None = None) -> None:
+    """Says of a span that it failed, and why."""
+    span.add_event("exception", failure_attributes(failure), at)
+    span.set_status(StatusCode.ERROR, failure_text(failure))

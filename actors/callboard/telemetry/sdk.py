@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from datetime import datetime
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.trace import Link, SpanKind, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, Span as OtelSpan, SpanContext, SpanKind, set_span_in_context
 
-from callboard.core.failure import FailureDetails
-from callboard.core.spans import Span
+from callboard.core.spans import Attributes, Span
 from callboard.core.tracing import TraceContext
-from callboard.telemetry.contexts import otel_context, span_context
+from callboard.telemetry.contexts import nanoseconds, otel_context, record_failure, span_context
 
 KINDS: Mapping[str, SpanKind] = {kind.name.lower(): kind for kind in SpanKind}
 
@@ -44,13 +41,21 @@ class DerivedIds(IdGenerator):
 
 
 class SdkSpans:
-    """Ends spans by way of a tracer."""
+    """Begins and ends spans by way of a tracer."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         if not isinstance(tracer.id_generator, DerivedIds):  # the tracer is ours alone: nobody else has its name
             tracer.id_generator = DerivedIds(tracer.id_generator)
         self._ids: DerivedIds = tracer.id_generator
+
+    def start(
+        self, name: str, parent: SpanContext | None, surrounding: Context, kind: SpanKind, attributes: Attributes
+    ) -> OtelSpan:
+        """Begins a span."""
+        if parent is not None:
+            surrounding = set_span_in_context(NonRecordingSpan(parent), surrounding)
+        return self._tracer.start_span(name, surrounding, kind, attributes)
 
     def end(self, span: Span) -> None:
         """Tells of a span that has ended."""
@@ -71,22 +76,3 @@ class SdkSpans:
         if span.failure is not None:
             record_failure(told, span.failure, end)
         told.end(end)
-
-
-def nanoseconds(time: datetime) -> int:
-    """Since the epoch; times have whole milliseconds."""
-    return round(time.timestamp() * 1_000) * 1_000_000
-
-
-def failure_attributes(failure: FailureDetails) -> dict[str, str]:
-    """The attributes of an exception event."""
-    attributes = {"exception.type": failure.error_type, "exception.message": failure.error_message}
-    if failure.stack_trace:
-        attributes["exception.stacktrace"] = failure.stack_trace
-    return attributes
-
-
-def record_failure(span: trace.Span, failure: FailureDetails, at: int | None = None) -> None:
-    """Says of a span that it failed, and why."""
-    span.add_event("exception", failure_attributes(failure), at)
-    span.set_status(StatusCode.ERROR, f"{failure.error_type}: {failure.error_message}")

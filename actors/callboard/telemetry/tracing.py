@@ -13,7 +13,7 @@ from opentelemetry import context as contexts, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision
-from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode
 
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import InstanceRecord
@@ -27,20 +27,25 @@ from callboard.core.spans import (
     span_name,
 )
 from callboard.core.tracing import TraceContext, checked, derived_trace_id, root_context
-from callboard.telemetry.contexts import otel_context, trace_context
-from callboard.telemetry.sdk import SdkSpans, record_failure
+from callboard.telemetry.contexts import baggage_context, record_failure, span_context, trace_context
+from callboard.telemetry.pipeline import SCOPE, CallboardTracerProvider
+from callboard.telemetry.sdk import SdkSpans
 from callboard.tracing import INCOMING, UNTRACED, RunSpan
 
 log = logging.getLogger("callboard")
 
-#: The instrumentation scope of all our spans (DTFx ``ActivitySource``, in our words).
-SCOPE = "callboard"
 #: How long spans that wait to be exported may take when they are flushed, in milliseconds.
 FLUSH = 5_000
 
 
-class EndedSpans(Protocol):
-    """Takes spans that have ended."""
+class Spans(Protocol):
+    """Begins spans, and takes those that have ended."""
+
+    def start(
+        self, name: str, parent: SpanContext | None, surrounding: Context, kind: SpanKind, attributes: Attributes
+    ) -> trace.Span:
+        """Begins a span under a parent; ``surrounding`` has what else there is, such as baggage."""
+        ...
 
     def end(self, span: Span) -> None: ...
 
@@ -50,7 +55,9 @@ def open_telemetry_tracing(chosen: trace.TracerProvider | None) -> OpenTelemetry
     provider = chosen or trace.get_tracer_provider()
     tracer = provider.get_tracer(SCOPE)
     if isinstance(provider, TracerProvider) and isinstance(tracer, Tracer):
-        return OpenTelemetryTracing(provider, tracer, SdkSpans(tracer))
+        if isinstance(provider, CallboardTracerProvider) and provider.follows_parents:
+            return OpenTelemetryTracing(provider, provider)
+        return OpenTelemetryTracing(provider, SdkSpans(tracer))
     if not isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider, TracerProvider)):
         log.warning(
             "Nothing is traced: the process's tracer provider is a %s, and orchestrations, which live in many processes, need the "
@@ -61,16 +68,11 @@ def open_telemetry_tracing(chosen: trace.TracerProvider | None) -> OpenTelemetry
 
 
 class OpenTelemetryTracing:
-    """Tells the SDK of spans.
+    """Tells a tracer provider of spans."""
 
-    Args:
-        ended: Takes the spans of orchestrations.
-    """
-
-    def __init__(self, provider: TracerProvider, tracer: Tracer, ended: EndedSpans) -> None:
+    def __init__(self, provider: TracerProvider, spans: Spans) -> None:
         self._provider = provider
-        self._tracer = tracer
-        self._ended = ended
+        self._spans = spans
 
     def begin(self, record: InstanceRecord) -> InstanceRecord:
         if record.trace is not None or record.runtime_status != "Pending":
@@ -78,7 +80,7 @@ class OpenTelemetryTracing:
         attributes = orchestration_attributes(record.name, record.instance_id, record.version)
         trace_id = int(derived_trace_id(record.execution_id), 16)
         name = span_name("orchestration", record.name, record.version)
-        decided = self._tracer.sampler.should_sample(Context(), trace_id, name, SpanKind.SERVER, attributes, ())
+        decided = self._provider.sampler.should_sample(Context(), trace_id, name, SpanKind.SERVER, attributes, ())
         root = root_context(record.execution_id, sampled=decided.decision is Decision.RECORD_AND_SAMPLE)
         return msgspec.structs.replace(record, trace=root)
 
@@ -101,31 +103,29 @@ class OpenTelemetryTracing:
     def _producing(self, name: str, attributes: Attributes, otherwise: TraceContext | None) -> Generator[TraceContext]:
         """A span of something that is sent: in the trace that it is sent from, or else in another."""
         surrounding = contexts.get_current()
-        if not trace.get_current_span(surrounding).get_span_context().is_valid:
-            from_elsewhere = INCOMING.get() or otherwise
-            surrounding = surrounding if from_elsewhere is None else otel_context(from_elsewhere)
-        with self._tracer.start_as_current_span(
-            name,
-            surrounding,
-            SpanKind.PRODUCER,
-            attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                yield trace_context(span.get_span_context(), surrounding)
-            except Exception as error:
-                record_failure(span, FailureDetails.from_exception(error))
-                raise
+        around = trace.get_current_span(surrounding).get_span_context()
+        parent = around if around.is_valid else None
+        if parent is None and (from_elsewhere := INCOMING.get() or otherwise) is not None:
+            parent, surrounding = span_context(from_elsewhere), baggage_context(from_elsewhere)
+        span = self._spans.start(name, parent, surrounding, SpanKind.PRODUCER, attributes)
+        token = contexts.attach(trace.set_span_in_context(span, surrounding))
+        try:
+            yield trace_context(span.get_span_context(), surrounding)
+        except Exception as error:
+            record_failure(span, FailureDetails.from_exception(error))
+            raise
+        finally:
+            contexts.detach(token)
+            span.end()
 
     def running(self, call: ActivityCall) -> AbstractContextManager[RunSpan]:
         context = checked(call.trace)
-        return UNTRACED.running(call) if context is None else _Run(self._tracer, call, context)
+        return UNTRACED.running(call) if context is None else _Run(self._spans, call, context)
 
     def ended(self, spans: Sequence[Span]) -> None:
         try:
             for span in spans:
-                self._ended.end(span)
+                self._spans.end(span)
         except Exception:  # the orchestration must not suffer from who watches it
             log.exception("Spans of %s could not be told of", spans[0].name)
 
@@ -136,18 +136,14 @@ class OpenTelemetryTracing:
 class _Run:
     """One run of an activity: the current span of its code."""
 
-    def __init__(self, tracer: Tracer, call: ActivityCall, parent: TraceContext) -> None:
-        surrounding = otel_context(parent)
-        self._span: trace.Span = NonRecordingSpan(trace.get_current_span(surrounding).get_span_context())
+    def __init__(self, spans: Spans, call: ActivityCall, parent: TraceContext) -> None:
+        called, surrounding = span_context(parent), baggage_context(parent)
+        self._span: trace.Span = NonRecordingSpan(called)
         if parent.sampled:
-            self._span = tracer.start_span(
-                span_name("activity", call.name),
-                surrounding,
-                SpanKind.SERVER,
-                activity_attributes(call.name, call.instance_id, call.task_scheduled_id),
-            )
-            surrounding = trace.set_span_in_context(self._span, surrounding)
-        self._surrounding = surrounding
+            attributes = activity_attributes(call.name, call.instance_id, call.task_scheduled_id)
+            name = span_name("activity", call.name)
+            self._span = spans.start(name, called, surrounding, SpanKind.SERVER, attributes)
+        self._surrounding = trace.set_span_in_context(self._span, surrounding)
 
     def __enter__(self) -> RunSpan:
         self._token = contexts.attach(self._surrounding)
