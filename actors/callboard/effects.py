@@ -24,6 +24,7 @@ from callboard.packs import Packer
 from callboard.ports import CreateOutcome, Destination, Host, Store, TimerRow
 from callboard.projecting import Projector
 from callboard.replies import Replies
+from callboard.retelling import Retelling
 from callboard.routes import Routes, Sender
 from callboard.timers import Timers
 
@@ -100,6 +101,7 @@ class Effects:
         cancelling: Cancelling,
         post: Callable[[Letter], bool],
         ended: Callable[[Commit], None],
+        retelling: Retelling | None = None,
     ) -> None:
         self._store = store
         self._host = host
@@ -111,6 +113,7 @@ class Effects:
         self._cancelling = cancelling
         self._post = post
         self._announce = ended
+        self._retelling = retelling
         self._in_flight: dict[tuple[str, int], Sending] = {}
         self.projector = Projector(store, host)
         self._children: Batcher[InstanceRecord, CreateOutcome] = Batcher(store.create, host, name="create")
@@ -151,6 +154,8 @@ class Effects:
         else:
             self.projector.write_late(commit)
             self._carry_out(sending)
+        if self._retelling is not None and self._retelling.concerns(commit):
+            self._retelling.when_sent(commit, sending.hold().stored)
         sending.settle()
 
     async def aclose(self) -> None:

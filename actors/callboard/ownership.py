@@ -14,6 +14,7 @@ from callboard.core.messages import Ping, WorkersChanged
 from callboard.errors import CallboardError, UnavailableError, UnroutableError
 from callboard.packs import encode_pack
 from callboard.ports import Broker, Destination, Host, HubView, Lease, Store, WorkerInfo
+from callboard.retelling import Colleagues
 
 log = logging.getLogger("callboard")
 
@@ -60,7 +61,9 @@ class Ownership:
         seen: Callable[[HubView], None],
         lease: float = LEASE,
         heartbeat: float = HEARTBEAT,
+        colleagues: Colleagues | None = None,
     ) -> None:
+        self.colleagues = colleagues or Colleagues(host, worker.worker_id)
         self._store = store
         self._broker = broker
         self._host = host
@@ -98,6 +101,7 @@ class Ownership:
                 view = await self._store.heartbeat(self._worker, ttl=self._lease)
                 self._confirmed = asked
                 self._seen(view)
+                self.colleagues.see(view.workers)
                 await self._balance(view)
                 if not announced:
                     await self._announce(view)
@@ -117,7 +121,7 @@ class Ownership:
             await self._give_up(self.owned)
         view = await self._store.view(ttl=self._lease)
         await self._store.leave(self._worker.worker_id)
-        await self._announce(view)
+        await self._announce(view, leaving=True)
 
     async def _pause(self) -> None:
         await self._host.sleep(LEAST_PAUSE)
@@ -174,7 +178,10 @@ class Ownership:
 
     async def _acquire(self, lease: Lease) -> bool:
         me = self._worker.worker_id
-        return await self._store.acquire(lease.partition, me, epoch=lease.epoch, ttl=self._lease) is not None
+        acquired = await self._store.acquire(lease.partition, me, epoch=lease.epoch, ttl=self._lease) is not None
+        if acquired and lease.owner is not None:
+            self.colleagues.note_gone([lease.owner])
+        return acquired
 
     async def _give_up(self, partitions: frozenset[int]) -> None:
         self.owned -= partitions
@@ -184,8 +191,9 @@ class Ownership:
         view = await self._store.view(ttl=self._lease)
         await self._announce(view)
 
-    async def _announce(self, view: HubView) -> None:
-        body = encode_pack([WorkersChanged(worker_id=self._worker.worker_id)])
+    async def _announce(self, view: HubView, *, gone: Sequence[str] = (), leaving: bool = False) -> None:
+        news = WorkersChanged(worker_id=self._worker.worker_id, gone=tuple(gone), leaving=leaving)
+        body = encode_pack([news])
         await self._reach([worker.worker_id for worker in view.workers], body)
 
     async def _ping_some(self, view: HubView) -> None:
@@ -205,8 +213,9 @@ class Ownership:
             log.warning("Worker %s is gone: its partitions are taken over", worker)
             self._suspects.pop(worker, None)
             await self._store.leave(worker)
+        self.colleagues.note_gone(dead)
         self._wake.set()
-        await self._announce(await self._store.view(ttl=self._lease))
+        await self._announce(await self._store.view(ttl=self._lease), gone=dead)
 
     async def _reach(self, workers: Sequence[str], body: bytes) -> list[str]:
         """Sends something to workers, as far as the broker lets us; returns those whose inbox is gone, which makes them suspects."""

@@ -46,6 +46,7 @@ class Sweeper:
         post: Callable[[Letter], bool],
         is_active: Callable[[str], bool],
         begun: Callable[[Claim], None],
+        again: Callable[[Commit], None] = lambda _commit: None,
     ) -> None:
         self._store = store
         self._host = host
@@ -54,6 +55,7 @@ class Sweeper:
         self._post = post
         self._is_active = is_active
         self._begun = begun
+        self._again = again
         self._owned: frozenset[int] = frozenset()
         self._gained: frozenset[int] = frozenset()
         self._wake = asyncio.Event()
@@ -138,6 +140,7 @@ class Sweeper:
         if commit.partition not in self._owned:
             return False
         self.swept += 1
+        self._again(commit)
         self._effects.dispatch(commit, again=True)
         return True
 

@@ -74,6 +74,7 @@ class TurnLoop:
     Args:
         committed: Called with each commit once it is durable, from the event loop.
         behind: Called with the last commit of an instance whose record does not show it yet.
+        loaded: Called with each instance that is loaded.
         codec: Opens and seals values.
         refuse: Takes back letters whose large values have a wrong seal.
     """
@@ -93,6 +94,7 @@ class TurnLoop:
         thread: TurnThread | None = None,
         tracing: Tracing = UNTRACED,
         elsewhere: Elsewhere | None = None,
+        loaded: Callable[[LoadedInstance], None] = lambda _instance: None,
     ) -> None:
         self._store = store
         self._host = host
@@ -108,6 +110,7 @@ class TurnLoop:
         self._tracing = tracing
         mailboxes = Mailboxes(partial(self._settle, turn=NOTHING), self._again, self._free)
         self._handover = Handover(elsewhere, registry, host, mailboxes) if elsewhere is not None else None
+        self._tell_loaded = loaded
         self._actors: dict[str, Actor] = {}
         self._ready: OrderedDict[str, Actor] = OrderedDict()
         self._loaded: list[tuple[Actor, LoadedInstance]] = []
@@ -498,6 +501,7 @@ class TurnLoop:
             else:
                 if loaded.commits and loaded.record.head < loaded.commits[-1].n:
                     self._behind(loaded.commits[-1])
+                self._tell_loaded(loaded)
                 self._loaded.append((actor, loaded))
                 self._wake.set()
 

@@ -143,8 +143,9 @@ class _Batch:
 class TurnThread:
     """Runs batches of turns, one batch at a time."""
 
-    def __init__(self, host: Host, *, limit: float = TURN_LIMIT) -> None:
+    def __init__(self, host: Host, *, limit: float = TURN_LIMIT, author: str = "") -> None:
         self._host = host
+        self._author = author
         self._limit = limit
         self._thread = host.worker_thread("callboard-turns")
         self._to_close: list[Decider] = []
@@ -208,7 +209,9 @@ class TurnThread:
         if job.activation is None:
             assert job.make is not None
             job.activation = job.make()
-        return job.activation.turn(job.messages, now=batch.now, token=self._host.token(), pace=batch.pace)
+        return job.activation.turn(
+            job.messages, now=batch.now, token=self._author + self._host.token()[len(self._author) :], pace=batch.pace
+        )
 
     def _look(self, batch: _Batch) -> Hung | None:
         with batch.lock:

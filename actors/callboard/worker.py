@@ -54,6 +54,7 @@ from callboard.receiving import Quarantine, Receiver, check_seal, checked
 from callboard.registry import check_queue
 from callboard.replies import Replies
 from callboard.retaining import Retention, check_retention
+from callboard.retelling import Colleagues, Retelling
 from callboard.routes import Routes, Sender
 from callboard.scope import Scope
 from callboard.startlimits import StartLimits
@@ -153,7 +154,8 @@ class Worker:
     def _wire(self) -> None:
         """Puts the parts together. Data flows one way: receiver → turns → effects → packer."""
         hub, host, options = self._hub, self._host, self.options
-        tracing = self._tracing
+        tracing, colleagues = self._tracing, Colleagues(host, self.worker_id)
+        self._retelling = Retelling(hub.store, host, tracing, colleagues)
         self.packer = Packer(hub.broker, host)
         self.routes = Routes(hub.partitions)
         sender = Sender(self.packer, self.routes)
@@ -172,9 +174,10 @@ class Worker:
             codec=self._codec,
             refuse=self._refuse,
             memory=options.memory,
-            thread=TurnThread(host, limit=options.turn_limit),
+            thread=TurnThread(host, limit=options.turn_limit, author=self.worker_id),
             tracing=tracing,
             elsewhere=self.elsewhere,
+            loaded=self._retelling.on_loaded,
         )
         self._second_chances = SecondChances(
             hub.store, host, self.elsewhere, code_for=self._app.registry.code_for, post=self._post
@@ -192,6 +195,7 @@ class Worker:
             cancelling=Cancelling(hub.store, host, self.packer, self.worker_id, self._on_cancelled, ttl=options.lease),
             post=self._post,
             ended=self._on_ended,
+            retelling=self._retelling,
         )
         self.receiver = Receiver(
             quarantine,
@@ -212,6 +216,7 @@ class Worker:
             post=self._post,
             is_active=self.turns.is_active,
             begun=self._on_begun,
+            again=self._retelling.on_swept,
         )
         self._activities = WithBuiltIn(self._app.registry, host, limit=self._app.codec_options.max_payload)
         self.activities = ActivityRunner(
@@ -239,6 +244,7 @@ class Worker:
             seen=self._seen,
             lease=options.lease,
             heartbeat=options.heartbeat,
+            colleagues=colleagues,
         )
 
     def _info(self) -> WorkerInfo:
@@ -326,6 +332,7 @@ class Worker:
         await self.turns.aclose()
         await self.effects.aclose()
         await self.start_limits.aclose()
+        await self._retelling.aclose()
         await self.watchers.aclose()
         await self._host.aclose()
         if self._own_host is not None:
@@ -400,6 +407,7 @@ class Worker:
         for message in messages:
             match message:
                 case WorkersChanged():
+                    self.ownership.colleagues.hear(message)
                     self.ownership.look_again()
                 case RunTurn():
                     self._run_turn(message)

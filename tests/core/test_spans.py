@@ -10,9 +10,9 @@ import pytest
 
 from callboard.core.effects import CallActivity, StartChild, Tell, derive
 from callboard.core.messages import RaiseEvent
-from callboard.core.spans import Span, spans_of
+from callboard.core.spans import Span, perhaps_untold, spans_again, spans_of
 from callboard.core.tracing import TraceContext, root_context
-from tests.core.support import DECLINED, PARTITIONS, Instance, at
+from tests.core.support import DECLINED, PARTITIONS, Instance, at, through_json
 
 if TYPE_CHECKING:
     from callboard.core.context import OrchestrationContext
@@ -298,3 +298,32 @@ def test_a_duplicate_and_a_repeated_replay_add_nothing() -> None:
 
 def effects(commit: Commit, kind: Any) -> list[Any]:
     return [effect for effect in derive(commit, PARTITIONS) if isinstance(effect, kind)]
+
+
+def test_what_a_worker_may_not_have_sent_is_told_again_the_same() -> None:
+    instance = traced(everything)
+    instance.take(instance.result(0, failure=DECLINED), instance.child(1, "ok"))
+    instance.take(instance.timer(2), instance.event("go"))
+    instance.take(instance.event("again"))
+    commits = through_json(instance.commits)
+    assert spans_again(instance.record, commits, range(4)) == instance.spans
+    assert spans_again(instance.record, commits, (2, 3)) == instance.spans[2:]
+    assert spans_again(instance.record, commits, ()) == []
+
+
+@pytest.mark.parametrize(("authors", "expected"), [
+    ("aaaa", {1, 2, 3}), ("aaac", frozenset[int]()), ("caa", {1, 2}), ("aab", {0, 1, 2}), ("aabbbb", {3, 4, 5}), ("a---b", {0, 4}), ("aca", {2}),
+    ("", frozenset[int]()),
+])  # fmt: skip
+def test_what_was_perhaps_never_sent_is_what_workers_did_in_their_last_moments(
+    authors: str, expected: set[int]
+) -> None:
+    """Each letter is a commit, four seconds after the one before; ``a`` and ``b`` are workers that failed."""
+    first = traced(hello).commits[0]
+    commits = [
+        msgspec.structs.replace(first, n=n, token=author * 32, at=at(4 * n))
+        for n, author in enumerate(authors)
+        if author != "-"
+    ]
+    within = timedelta(seconds=10)
+    assert perhaps_untold(commits, lambda commit: commit.token[0] in "ab", within=within) == expected

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from pathlib import Path
 
 from opentelemetry import baggage, trace
 
@@ -88,3 +90,33 @@ async def lingering(context: OrchestrationContext) -> str:
     context.call_activity(say_hello, "nobody")
     await context.call_sub_orchestration(waiting, instance_id=f"{context.instance_id}-child")
     return "never"
+
+
+@app.activity
+async def step(folder: str, number: int) -> int:
+    with (Path(folder) / "steps").open("a", encoding="utf-8") as log_of_runs:
+        log_of_runs.write(f"{number}\n")
+    return number
+
+
+@app.orchestration
+async def long_way(context: OrchestrationContext, folder: str, steps: int) -> int:
+    return sum([await context.call_activity(step, {"folder": folder, "number": n}) for n in range(steps)])
+
+
+@app.activity
+async def hold(folder: str) -> str:
+    """Waits for leave, once it has said that it has begun."""
+    place = Path(folder)
+    (place / f"begun-{os.getpid()}").touch()
+    while not (place / "leave").exists():
+        await asyncio.sleep(0.02)
+    return "held"
+
+
+@app.orchestration
+async def stubborn(context: OrchestrationContext, folder: str) -> str:
+    await context.call_activity(say_hello, "Tokyo")
+    held = await context.call_activity(hold, folder)
+    await context.call_activity(say_hello, "London")
+    return held

@@ -1,5 +1,6 @@
 """OTLP by hand against opentelemetry-proto and the official encoder: the same messages."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceSt
 from opentelemetry.trace.status import Status, StatusCode
 
 from callboard.core.failure import FailureDetails
-from callboard.core.spans import Span
+from callboard.core.spans import Span, SpanKind as SpanKindName
 from callboard.core.tracing import TraceContext
 from callboard.telemetry.encoding import SpanEncoder
 from callboard.telemetry.sdk import SdkSpans
@@ -67,42 +68,41 @@ def test_spans_of_the_sdk_are_encoded_as_the_official_encoder_does(each: list[Re
     assert decoded(SpanEncoder(RESOURCE, SCOPE).request(each)) == encode_spans(each)
 
 
+_KINDS: tuple[SpanKindName, ...] = ("internal", "server", "client", "producer", "consumer")
+
 hexes = st.integers(1, 2**64 - 1).map(lambda number: f"{number:016x}")
-trace_contexts = st.builds(
-    lambda trace_id, span_id, state: TraceContext(traceparent=f"00-{trace_id:032x}-{span_id}-01", tracestate=state),
-    st.integers(1, 2**128 - 1),
-    hexes,
-    st.sampled_from([None, "a=1,b=2"]),
-)
+
+
+def _context(trace_id: int, span_id: str, state: str | None) -> TraceContext:
+    return TraceContext(traceparent=f"00-{trace_id:032x}-{span_id}-01", tracestate=state)
+
+
+def _failure(kind: str, message: str, stack: str | None) -> FailureDetails:
+    return FailureDetails(error_type=kind, error_message=message, stack_trace=stack)
+
+
+trace_contexts = st.builds(_context, st.integers(1, 2**128 - 1), hexes, st.sampled_from([None, "a=1,b=2"]))
 moments = st.integers(0, 4_000_000_000_000).map(lambda ms: datetime.fromtimestamp(ms / 1000, UTC))
-failures = st.builds(
-    lambda kind, message, stack: FailureDetails(error_type=kind, error_message=message, stack_trace=stack),
-    texts,
-    texts,
-    st.none() | texts.filter(bool),
-)
-ours = st.builds(
-    lambda name, kind, context, parent, start, end, given, failure, links: Span(
-        name=name,
-        kind=kind,
+failures = st.builds(_failure, texts, texts, st.none() | texts.filter(bool))
+
+
+@st.composite
+def our_spans(draw: st.DrawFn) -> Span:
+    context, parent = draw(trace_contexts), draw(st.none() | hexes)
+    return Span(
+        name=draw(texts),
+        kind=draw(st.sampled_from(_KINDS)),
         context=context if parent else TraceContext(traceparent=context.traceparent),  # a root has no state
         parent_id=parent,
-        start=start,
-        end=end,
-        attributes=given,
-        failure=failure,
-        links=links,
-    ),
-    texts,
-    st.sampled_from(["internal", "server", "client", "producer", "consumer"]),
-    trace_contexts,
-    st.none() | hexes,
-    moments,
-    moments,
-    st.dictionaries(texts.filter(bool), texts | st.integers(-(2**63), 2**63 - 1), max_size=5),
-    st.none() | failures,
-    st.lists(trace_contexts, max_size=2).map(tuple),
-)
+        start=draw(moments),
+        end=draw(moments),
+        attributes=draw(st.dictionaries(texts.filter(bool), texts | st.integers(-(2**63), 2**63 - 1), max_size=5)),
+        failure=draw(st.none() | failures),
+        links=tuple(draw(st.lists(trace_contexts, max_size=2))),
+    )
+
+
+ours = our_spans()
 
 
 @given(st.lists(ours, min_size=1, max_size=4))

@@ -58,12 +58,13 @@ class Forest:
         ids = [span.span_id for span in self.arrived]
         return [self.spans[each].label for each in self.spans if ids.count(each) > 1]
 
-    def shown(self, *, by_name: bool = False) -> str:
-        """Each span in a line, under its parent, in order of time or of name."""
+    def shown(self, *, by_name: bool = False, under: str | None = None) -> str:
+        """Each span in a line, under its parent, in order of time or of name; all of them, or only those from one name on."""
         assert not self.orphans, f"without parents: {[span.label for span in self.orphans]}"
         traces = {span.trace_id for span in self.spans.values()}
         assert len(traces) == 1, f"{len(traces)} traces"
-        return "\n".join(line for root in self._children[None] for line in self._lines(root, 0, by_name=by_name))
+        roots = self._children[None] if under is None else self.named(under)
+        return "\n".join(line for root in roots for line in self._lines(root, 0, by_name=by_name))
 
     def named(self, name: str, kind: str | None = None) -> list[Seen]:
         return [span for span in self.spans.values() if span.name == name and kind in (None, span.kind)]

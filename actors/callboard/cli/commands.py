@@ -26,6 +26,7 @@ from callboard.cli.options import (
     HubName,
     Level,
     Only,
+    Otlp,
     Partitions,
     Port,
     Processes,
@@ -37,6 +38,7 @@ from callboard.cli.problems import CommandError
 from callboard.cli.retention import retention_of
 from callboard.cli.running import Lifeline, run, until_stopped
 from callboard.cli.supervising import Supervisor
+from callboard.cli.watching import watched
 from callboard.cli.working import check_servers, run_worker, say
 from callboard.codecs.keys import Keys
 from callboard.hub import TaskHub
@@ -64,6 +66,7 @@ def dev(
     data: DataFolderOption = DEFAULT_FOLDER,
     hub: HubName = None,
     allow_remote: AllowRemote = False,
+    otlp: Otlp = None,
     log_level: Level = "info",
 ) -> None:
     """Run everything in this process, on a file: worker and HTTP API. For trying and for developing.
@@ -82,7 +85,8 @@ def dev(
         name, broker=folder.url, store=folder.url, partitions=loaded.partitions, keys=Keys.from_env()
     )
     folder.prepare(name)
-    run(until_stopped(lambda stopping: run_dev(loaded, task_hub, listener, folder, stopping)))
+    with watched(name, otlp):
+        run(until_stopped(lambda stopping: run_dev(loaded, task_hub, listener, folder, stopping)))
 
 
 @commands.command()
@@ -99,6 +103,7 @@ def worker(
     partitions: Partitions = None,
     drain: Drain = DRAIN_DEADLINE,
     retain: Retain = None,
+    otlp: Otlp = None,
     log_level: Level = "info",
 ) -> None:
     """Run orchestrations and activities. Start as many as you like, on as many machines: they share the work."""
@@ -122,7 +127,8 @@ def worker(
         keys=Keys.from_env(),
     )
     if lifeline is not None or processes == 1:
-        run(until_stopped(lambda stopping: run_worker(loaded, task_hub, options, stopping, lifeline)))
+        with watched(task_hub.name, otlp):
+            run(until_stopped(lambda stopping: run_worker(loaded, task_hub, options, stopping, lifeline)))
         return
     run(check_servers(task_hub))  # what is wrong is said once, here, and not by each process
     supervisor = Supervisor(
@@ -147,6 +153,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 7071,
     allow_remote: AllowRemote = False,
+    otlp: Otlp = None,
     log_level: Level = "info",
 ) -> None:
     """Serve the HTTP API, and nothing else. Needs an App or the name of a hub."""
@@ -161,4 +168,5 @@ def serve(
     listener = Listener(host, port, allow_remote=allow_remote, keys=HttpKeys.from_env())
     wanted = loaded.partitions if loaded else None
     task_hub = TaskHub.from_urls(name, broker=broker, store=store, partitions=wanted, keys=Keys.from_env())
-    run(until_stopped(lambda stopping: run_serve(loaded, task_hub, listener, stopping)))
+    with watched(name, otlp):
+        run(until_stopped(lambda stopping: run_serve(loaded, task_hub, listener, stopping)))

@@ -69,5 +69,15 @@ DataFolder: TypeAlias = Annotated[
     Path,
     typer.Option("--data", metavar="DIR", file_okay=False, help="The folder that keeps the data of `callboard dev`."),
 ]
+Otlp: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp",
+        metavar="URL",
+        help="Send traces to an OpenTelemetry receiver, such as Jaeger: http://host:4318, or http://host:4317 for gRPC. "
+        "OTEL_* variables are heeded, with and without.",
+        show_default=False,
+    ),
+]
 Level: TypeAlias = Annotated[LogLevel, typer.Option("--log-level", help="Which log lines to print, on stderr.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs, not a table for people.")]

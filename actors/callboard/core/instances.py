@@ -27,6 +27,8 @@ from callboard.errors import InvalidInstanceIdError, InvalidPayloadError
 
 #: Longest instance id, in characters (Durable Functions' limit).
 MAX_INSTANCE_ID = 256
+#: Length of a worker's id, in hex digits.
+WORKER_ID = 16
 _IN_QUEUE_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 _FORBIDDEN = frozenset("/\\#?")
 
@@ -119,7 +121,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """Number of the execution's first commit."""
     partition: int
     token: str
-    """Random: tells our own insert, repeated after a lost reply, from another owner's."""
+    """Random: tells our own insert, repeated after a lost reply, from another owner's. It begins with its author's worker id."""
     at: datetime
     """Time of the turn (``OrchestratorStarted``): the orchestration's clock."""
     ran: bool = True
@@ -180,6 +182,11 @@ def version_of(record: InstanceRecord, commits: Sequence[Commit]) -> str | None:
             if isinstance(event, ExecutionStarted):
                 return event.version
     return record.version
+
+
+def author_of(commit: Commit) -> str:
+    """The worker that made a commit."""
+    return commit.token[:WORKER_ID]
 
 
 class CommitKey(msgspec.Struct, frozen=True):

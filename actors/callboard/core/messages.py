@@ -271,6 +271,10 @@ class WorkersChanged(_Message, frozen=True, kw_only=True):
     """Tells the other workers that one has come or is going, so that they balance partitions at once."""
 
     worker_id: str
+    gone: tuple[str, ...] = ()
+    """Workers that were found to be gone without having left."""
+    leaving: bool = False
+    """Whether it is going, in order."""
 
 
 class RunTurn(_Message, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -32,7 +32,7 @@ from callboard.core.events import (
     TimerFired,
 )
 from callboard.core.failure import FailureDetails
-from callboard.core.instances import Commit
+from callboard.core.instances import Commit, InstanceRecord, author_of
 from callboard.core.state import InstanceState
 from callboard.core.tracing import TraceContext, action_context, derived_span_id
 
@@ -97,6 +97,47 @@ def spans_of(commit: Commit, state: InstanceState) -> list[Span]:
     if commit.trace is None or not commit.trace.sampled:
         return []
     return list(_Telling(commit, commit.trace, state).spans())
+
+
+def spans_again(record: InstanceRecord, commits: Sequence[Commit], which: Collection[int]) -> list[Span]:
+    """The spans of some commits, as they were told of when those were made.
+
+    Args:
+        record: The instance's, as it is now.
+        commits: All of one execution, up to the last of interest.
+        which: The numbers of those of interest.
+    """
+    state = InstanceState(record)
+    spans: list[Span] = []
+    for commit in commits:
+        state.closed.clear()
+        state.apply(commit)
+        if commit.n in which:
+            spans.extend(spans_of(commit, state))
+    return spans
+
+
+def perhaps_untold(commits: Sequence[Commit], failed: Callable[[Commit], bool], *, within: timedelta) -> frozenset[int]:
+    """The numbers of the commits whose spans may never have been sent.
+
+    A worker that failed may not have sent those of its last commits; and if it had not acted for longer than that, neither what it told
+    again of the worker before it.
+
+    Args:
+        commits: Of one execution, in order.
+        failed: Whether a commit's author may have failed.
+        within: How long before its last commit a worker may have made others whose spans were not sent yet.
+    """
+    found: set[int] = set()
+    rest = list(commits)
+    while rest and failed(rest[-1]):
+        last, author = rest[-1], author_of(rest[-1])
+        while rest and author_of(rest[-1]) == author:
+            commit = rest.pop()
+            if commit.at < last.at - within:
+                return frozenset(found)
+            found.add(commit.n)
+    return frozenset(found)
 
 
 class _Telling:

@@ -58,7 +58,7 @@ def _text(tag: bytes, text: str) -> bytes:
     return _sized(tag, text.encode(errors="replace"))
 
 
-def any_value(value: Any) -> bytes:
+def any_value(value: object) -> bytes:
     """An ``AnyValue``: whatever OpenTelemetry takes as an attribute."""
     encoded = b""
     match value:
@@ -73,15 +73,22 @@ def any_value(value: Any) -> bytes:
         case bytes():
             encoded = _sized(b"\x3a", value)
         case Mapping():
-            pairs = (_key_value(b"\x0a", str(key), each) for key, each in value.items())
-            encoded = _sized(b"\x32", b"".join(pairs))
+            encoded = _map(value)  # pyright: ignore[reportUnknownArgumentType]
         case Sequence():
-            encoded = _sized(b"\x2a", b"".join(_sized(b"\x0a", any_value(each)) for each in value))
+            encoded = _array(value)  # pyright: ignore[reportUnknownArgumentType]
         case None:
             pass
         case _:
             encoded = _text(b"\x0a", str(value))
     return encoded
+
+
+def _map(values: Mapping[str, Any]) -> bytes:
+    return _sized(b"\x32", _attributes(b"\x0a", values))
+
+
+def _array(values: Sequence[Any]) -> bytes:
+    return _sized(b"\x2a", b"".join(_sized(b"\x0a", any_value(each)) for each in values))
 
 
 def _key_value(tag: bytes, key: str, value: Any) -> bytes:
