@@ -21,6 +21,10 @@ from callboard.core.events import (
 from callboard.core.ordering import LINE_AGE
 from callboard.core.state import InstanceState
 
+#: What makes a commit's events different from the turn's, where nothing is locked.
+_ADDRESSED = frozenset(
+    {EntityOperationCalled, EntityOperationSignaled, EntityLockRequested, EntityUnlockSent, ContinuedAsNew}
+)
 TO_ENTITY = (EntityOperationCalled, EntityOperationSignaled, EntityLockRequested, EntityUnlockSent)
 
 
@@ -30,6 +34,8 @@ def addressed(state: InstanceState, events: Sequence[HistoryEvent], now: datetim
     Every commit that ends the execution (completed, failed, terminated, continued, reset) unlocks what the execution has locked or asked
     for: nothing else would.
     """
+    if not state.locks and _ADDRESSED.isdisjoint(map(type, events)):
+        return tuple(events)
     locks = dict(state.locks)
     found: list[HistoryEvent] = []
     for event in events:

@@ -351,7 +351,7 @@ class Activation:
             case None:
                 status: RuntimeStatus = "Suspended" if self.state.suspended else "Running"
                 timers = step.timers_cancelled
-                open_tasks = self._open_tasks(actions)
+                open_tasks = self._open_tasks(actions) if step.tasks_cancelled else ()
                 tasks = tuple(task for task in step.tasks_cancelled if task in open_tasks)
                 idle = bool(refused) and len(refused) == step.fed and not (actions or timers or tasks or step.patches)
                 return Decision(
