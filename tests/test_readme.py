@@ -49,6 +49,7 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_every_option_exists(tmp_path: Path) -> None:
-    helps = "".join(call(tmp_path, name, "--help", COLUMNS="200").stdout for name in ("dev", "worker", "serve", "list"))
+    commands = ("dev", "worker", "serve", "list", "start")
+    helps = "".join(call(tmp_path, name, "--help", COLUMNS="200").stdout for name in commands)
     for option in set(re.findall(r"--[a-z]+(?:-[a-z]+)*", README)) - {"--help"}:
         assert option in helps, option
