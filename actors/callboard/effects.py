@@ -151,6 +151,10 @@ class Effects:
         if commit.terminal:
             # The record is written before anybody is told, so that whoever is told and looks sees the end.
             self.projector.write(commit, self._projected(sending.hold()))
+        elif commit.entity is not None:
+            # People look at entities that rest: if this worker dies before the record shows the state, the commit is swept.
+            self.projector.write_late(commit, sending.hold().stored)
+            self._carry_out(sending)
         else:
             self.projector.write_late(commit)
             self._carry_out(sending)

@@ -32,13 +32,26 @@ class Projector:
     def write(self, commit: Commit, done: Done[None]) -> None:
         """Writes a commit's projection now; what was waiting for the same instance is part of it."""
         late = self._late.pop(commit.instance_id, None)
-        self._writes.submit(_projected(late.begun if late else None, commit), done)
+        if late is None:
+            self._writes.submit(_projected(None, commit), done)
+        else:
+            late.waiting.append(done)
+            self._writes.submit(_projected(late.begun, commit), late.written)
 
-    def write_late(self, commit: Commit) -> None:
-        """Writes a commit's projection soon, unless a later one comes before."""
+    def write_late(self, commit: Commit, done: Done[None] | None = None) -> None:
+        """Writes a commit's projection soon, or that of a later one.
+
+        Args:
+            commit: Durable.
+            done: Is told when it, or the later one, is written. Without it, a crash before that leaves the record as it was.
+        """
         late = self._late.get(commit.instance_id)
         if late is None:
             late = self._late[commit.instance_id] = _Late(commit)
+        if done is not None:
+            late.waiting.append(done)
+        if commit.n < late.latest.n:
+            return
         late.latest = commit
         if commit.n == commit.first or commit.continued is not None:
             late.begun = commit
@@ -56,7 +69,7 @@ class Projector:
         """Writes what waits."""
         late, self._late = self._late, {}
         for each in late.values():
-            self._writes.submit(_projected(each.begun, each.latest), _nobody_waits)
+            self._writes.submit(_projected(each.begun, each.latest), each.written)
 
     async def _flush_later(self) -> None:
         await self._host.sleep(DELAY)
@@ -66,12 +79,18 @@ class Projector:
 class _Late:
     """What waits for one instance."""
 
-    __slots__ = ("begun", "latest")
+    __slots__ = ("begun", "latest", "waiting")
 
     def __init__(self, commit: Commit) -> None:
         self.latest = commit
         self.begun: Commit | None = None
         """The last commit that began or announced an execution: it has the input."""
+        self.waiting: list[Done[None]] = []
+
+    def written(self, result: None, error: BaseException | None) -> None:
+        """A late projection that failed is made good by the instance's next commit, or when it is next loaded."""
+        for done in self.waiting:
+            done(result, error)
 
 
 def _projected(begun: Commit | None, latest: Commit) -> Projection:
@@ -83,7 +102,3 @@ def _projected(begun: Commit | None, latest: Commit) -> Projection:
     if beginning.next_execution_id != latest.execution_id:
         return projected
     return msgspec.structs.replace(projected, begins=True, input=beginning.input, version=beginning.version)
-
-
-def _nobody_waits(_result: None, _error: BaseException | None) -> None:
-    """A late projection that failed is made good by the instance's next commit, or when it is next loaded."""
