@@ -40,7 +40,7 @@ class Fleet:
         self.workers: list[Process] = []
         self.frozen: list[Process] = []
         self._folder = Path(orders.folder)
-        self._environment = {
+        self.environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("actors", "broker", "store", ".")),
             "PYTHONUNBUFFERED": "1",
@@ -52,7 +52,7 @@ class Fleet:
             orders = msgspec.structs.replace(self.orders, options={**self.orders.options, **options})
             command = [sys.executable, "-m", "tests.chaos.worker_process", msgspec.json.encode(orders).decode()]
             log = self._folder / f"worker-{len(list(self._folder.glob('worker-*.log'))):03d}.log"
-            self.workers.append(Process(command, environment=self._environment, log=log))
+            self.workers.append(Process(command, environment=self.environment, log=log))
         return self.workers[-1]
 
     def awake(self) -> Process:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from callboard import App, OrchestrationContext
+from tests.chaos.bank import add_bank
 
 #: How long the errand's timer takes, in seconds.
 NAP = 0.7
@@ -86,6 +87,7 @@ class Ledger:
 def make_app(hub: str, ledger: Ledger, *, partitions: int | None = None) -> App:
     """The app that every worker of these tests runs."""
     app = App(hub, partitions=partitions)
+    add_bank(app)
 
     @app.activity
     async def step(order: Order) -> Done:
