@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +16,7 @@ from callboard.core.codec import JSON, Codec, Place, load, progress_place
 from callboard.core.events import Payload
 from callboard.core.messages import ActivityCall
 from callboard.core.timeouts import NONE, Timeouts
-from callboard.errors import ActivityCancelledError
+from callboard.errors import ActivityCancelledError, RegistrationError
 
 T = TypeVar("T")
 
@@ -24,6 +25,49 @@ class ActivityOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What an activity is registered with, besides its name and queue."""
 
     timeouts: Timeouts = NONE
+    concurrency: int | None = None
+    """Most runs at a time in one worker."""
+    hub_concurrency: int | None = None
+    """Most runs at a time in the whole hub."""
+    every: float | None = None
+    """Least time between the beginnings of two runs in one worker, in seconds."""
+    hub_every: float | None = None
+    """The same in the whole hub."""
+
+    @property
+    def limited(self) -> bool:
+        return any(limit is not None for limit in (self.concurrency, self.hub_concurrency, self.every, self.hub_every))
+
+
+def check_concurrency(limit: int | None, what: str) -> int | None:
+    """Returns a limit unchanged when it allows anything at all; raises RegistrationError otherwise."""
+    if limit is not None and limit < 1:
+        raise RegistrationError(f"{what}={limit} would let nothing run: use 1 or more.")
+    return limit
+
+
+def spacing(rate: str | None, what: str) -> float | None:
+    """How far apart the starts under a rate limit are, in seconds.
+
+    Args:
+        rate: How many in which time: ``"10/s"``, ``"100/m"``, ``"5000/h"``.
+        what: How an error names it.
+
+    Raises:
+        RegistrationError: it is none of these.
+    """
+    if rate is None:
+        return None
+    found = _RATE.fullmatch(rate)
+    if found is None or float(found[1]) <= 0:
+        raise RegistrationError(
+            f'{what}={rate!r} is no rate: write how many per second, minute, hour or day, as in "100/m".'
+        )
+    return _SECONDS[found[2]] / float(found[1])
+
+
+_RATE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)/([smhd])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
 #: Most bytes of progress that one heartbeat may carry.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, overload
 
-from callboard.activity import ActivityOptions
+from callboard.activity import ActivityOptions, check_concurrency, spacing
 from callboard.codecs import CodecName, CodecOptions
 from callboard.codecs.keys import Keys
 from callboard.core.payloads import MAX_PAYLOAD
@@ -93,6 +93,10 @@ class Blueprint:
         timeout: Duration | None = None,
         schedule_to_start: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        concurrency: int | None = None,
+        rate: str | None = None,
+        hub_concurrency: int | None = None,
+        hub_rate: str | None = None,
     ) -> Callable[[F], F]: ...
 
     def activity(
@@ -106,6 +110,10 @@ class Blueprint:
         timeout: Duration | None = None,
         schedule_to_start: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        concurrency: int | None = None,
+        rate: str | None = None,
+        hub_concurrency: int | None = None,
+        hub_rate: str | None = None,
     ) -> F | Callable[[F], F]:
         """Registers an activity: ``async def``, or ``def``, which runs in a thread. It runs at least once; make it idempotent.
 
@@ -119,12 +127,23 @@ class Blueprint:
             timeout: How long a run may take (start-to-close).
             schedule_to_start: How long a call may wait until a worker begins it.
             heartbeat_timeout: How long a run may be silent between heartbeats.
+            concurrency: How many runs of it one worker lets go on at a time.
+            rate: How fast one worker begins runs of it, evenly spaced: ``"10/s"``, ``"100/m"``, ``"5000/h"``.
+            hub_concurrency: How many runs of it may go on at a time in the whole hub.
+            hub_rate: How fast runs of it begin in the whole hub. Give an activity with limits of the hub a queue of its own, so that its
+                waiting calls are in nobody's way.
 
         Raises:
             RegistrationError: the name is taken or not allowed, or the signature cannot be bound.
             ValueError: a time limit of nothing, or of more than 100 years.
         """
-        options = ActivityOptions(timeouts=Timeouts.of(timeout, schedule_to_start, heartbeat_timeout))
+        options = ActivityOptions(
+            timeouts=Timeouts.of(timeout, schedule_to_start, heartbeat_timeout),
+            concurrency=check_concurrency(concurrency, "concurrency"),
+            hub_concurrency=check_concurrency(hub_concurrency, "hub_concurrency"),
+            every=spacing(rate, "rate"),
+            hub_every=spacing(hub_rate, "hub_rate"),
+        )
 
         def register(function: F) -> F:
             definition = ActivityDefinition(name or function.__name__, function, check_queue(queue), codec, options)

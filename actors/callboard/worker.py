@@ -288,6 +288,7 @@ class Worker:
             ("sweeper", self.sweeper.run),
             ("retention", self.retention.run),
             ("activities", self.activities.run),
+            ("activity limits", self.activities.limits.run),
             ("second chances", self._second_chances.run),
         ):
             self._loops.append(self._host.spawn(self._keep_going(name, run), name=f"callboard {name}"))

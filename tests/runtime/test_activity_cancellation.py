@@ -187,7 +187,7 @@ async def test_what_still_waits_is_not_begun() -> None:
         _, acts = await cast(stage, play, concurrency=1)
         client = await stage.client(play.app)
         handle = await client.start("picks", instance_id="a")
-        await eventually(lambda: play.started == ["in_thread"] and acts.worker.activities._waiting)
+        await eventually(lambda: play.started == ["in_thread"] and len(acts.worker.activities._waiting))
         await client.raise_event("a", "go")
         await eventually(lambda: len(acts.worker.activities._calls) == 1)
         play.go.set()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
 from callboard.activities.claims import Claims
 from callboard.activities.executing import Outcome, interrupt_by_cancelling, outcome_of, result_of
 from callboard.activities.intake import CallAccount, Intake
+from callboard.activities.limits import Limits
 from callboard.activities.results import Results
 from callboard.activities.runs import Run, Stop
 from callboard.activities.values import Values
+from callboard.activities.waiting import Waiting
 from callboard.activities.watching import overdue
+from callboard.activity import ActivityOptions
 from callboard.core.codec import JSON, Codec
 from callboard.core.failure import FailureDetails
 from callboard.core.messages import ActivitiesCancelled, ActivityCall, TaskKey
@@ -80,7 +83,10 @@ class ActivityRunner:
         self.claims = Claims(store, host, sender, worker_id, self._stop)
         self._calls: dict[TaskKey, Run] = {}
         """Whatever waits or runs here and has not been told to stop."""
-        self._waiting: deque[Run] = deque()
+        self._waiting = Waiting()
+        self.limits = Limits(
+            store, host, worker_id, self._options_of, waiting=self._held_back, more=self._start_waiting
+        )
         self._running: dict[Run, None] = {}
         self._cancelled: OrderedDict[TaskKey, None] = OrderedDict()
         self._draining = False
@@ -121,6 +127,10 @@ class ActivityRunner:
             if run.task is not None:
                 run.task.cancel()
         await self._intake.aclose()
+        try:
+            await self.limits.aclose()
+        except UnavailableError as error:
+            log.warning("Permits could not be given back; they lapse soon: %s", error)
 
     def cancel(self, message: ActivitiesCancelled) -> None:
         """Nobody waits for these any more. What is not here yet is not begun when it comes."""
@@ -151,7 +161,7 @@ class ActivityRunner:
 
     def _wait(self, run: Run) -> None:
         self._calls[run.key] = run
-        self._waiting.append(run)
+        self._waiting.add(run)
         self._start_waiting()
 
     async def _pass_on(self, call: ActivityCall, account: CallAccount) -> None:
@@ -175,17 +185,29 @@ class ActivityRunner:
         )
 
     def _start_waiting(self) -> None:
-        while self._waiting and len(self._running) < self._concurrency and not self._draining:
-            run = self._waiting.popleft()
+        while self._room and (run := self._waiting.next(self.limits.may_begin)) is not None:
             if run.stop is None:
                 self._running[run] = None
+                self.limits.began(run.call.name)
                 run.task = self._host.spawn(self._execute(run), name=f"callboard activity {run.call.name}")
+
+    @property
+    def _room(self) -> int:
+        """How many runs could begin."""
+        return 0 if self._draining else self._concurrency - len(self._running)
+
+    def _held_back(self, name: str) -> int:
+        """How many calls of an activity could begin but for its limits."""
+        return min(self._waiting.count(name), self._room)
+
+    def _options_of(self, name: str) -> ActivityOptions | None:
+        if not self._registry.knows_activity(name):
+            return None
+        return self._registry.require_activity(name).options
 
     def _give_back(self) -> None:
         """Gives calls that wait too long back to the queue: another worker may be free."""
-        now = self._host.monotonic()
-        while self._waiting and now - self._waiting[0].since > STARTS_WITHIN:
-            run = self._waiting.popleft()
+        for run in self._waiting.since_before(self._host.monotonic() - STARTS_WITHIN):
             if run.stop is None:
                 self._forget(run)
                 self._sender.call(run.call, self._given_back(run))
@@ -285,9 +307,11 @@ class ActivityRunner:
 
     def _ended(self, run: Run) -> None:
         run.task, run.ended = None, True
+        self.limits.ended(run.call.name)
         if run.watch is not None:
             run.watch.cancel()
         self._leave(run)
+        self._start_waiting()
 
     def _settle(self, run: Run) -> None:
         """Its result has arrived, or nobody waits for one."""
