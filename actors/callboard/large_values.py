@@ -23,6 +23,7 @@ from callboard.core.events import (
     EntityOperationSignaled,
     EventSent,
     ExecutionCompleted,
+    ExecutionStarted,
     HistoryEvent,
     MessageAnswered,
     MessageSent,
@@ -90,7 +91,10 @@ class LargeValues:
 
     async def kept_apart(self, commit: Commit) -> Commit:
         """A commit with references in place of its large values, which are in the store then."""
-        events = [await self._event_kept_apart(event, commit) for event in commit.events]
+        events = [
+            await self._event_kept_apart(event, commit) if any(map(is_large, _payloads(event))) else event
+            for event in commit.events
+        ]
         entity = commit.entity
         if entity is not None and is_large(entity.state):
             entity = msgspec.structs.replace(entity, state=await self.kept(entity.state, commit.instance_id))
@@ -186,11 +190,14 @@ def refers(loaded: LoadedInstance) -> bool:
 
 
 def _payloads(event: HistoryEvent) -> Iterator[Payload | None]:
+    """The values in an event, without their places: that costs little."""
     if isinstance(event, ContinuedAsNew):
-        yield event.next.input
+        yield from _payloads(event.next)
         yield from (raised.input for raised in event.carried)
     else:
         yield getattr(event, "input", None) or getattr(event, "result", None)
+    if isinstance(event, ExecutionStarted):
+        yield from (answer.result for answer in event.answers)
 
 
 def _noting(found: list[tuple[Payload, Place]], wanted: Callable[[Payload], bool]) -> Change:
