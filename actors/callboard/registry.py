@@ -13,9 +13,10 @@ import msgspec
 from callboard.activity import ActivityContext, ActivityOptions
 from callboard.codecs import check_codec
 from callboard.core.binding import Binding
+from callboard.core.calls import CallTarget
 from callboard.core.codec import Content
 from callboard.core.context import OrchestrationContext
-from callboard.core.execution import CallTarget, Unrunnable
+from callboard.core.execution import Unrunnable
 from callboard.core.http_calls import BUILT_IN_QUEUE
 from callboard.core.instances import check_queue_name
 from callboard.core.turn import TurnRules

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from callboard.core import payloads
+from callboard.core.calls import CallTarget
 from callboard.core.codec import JSON, Codec, Content, input_place, load
 from callboard.core.effects import CallActivity, Effect, SetTimer, StartChild, Tell, derive, projection
 from callboard.core.events import (
@@ -25,7 +26,7 @@ from callboard.core.events import (
     TaskScheduled,
     TimerCreated,
 )
-from callboard.core.execution import CallTarget, Unrunnable
+from callboard.core.execution import Unrunnable
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord
 from callboard.core.messages import (

@@ -28,11 +28,11 @@ from callboard.client.status import InstancesPage, InstanceStatus
 from callboard.codecs import CodecName
 from callboard.codecs.showing import readable, shown
 from callboard.core import payloads
+from callboard.core.calls import CallTarget
 from callboard.core.codec import Content, event_place, input_place, load, output_place
 from callboard.core.entities import EntityId
 from callboard.core.entity_calls import Due
 from callboard.core.events import Payload
-from callboard.core.execution import CallTarget
 from callboard.core.instances import Commit, InstanceRecord
 from callboard.core.messages import (
     RaiseEvent,

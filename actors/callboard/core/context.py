@@ -8,12 +8,11 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Final, Protocol, TypeVar, overload
 
+from callboard.core.calls import Calls
 from callboard.core.codec import Content
 from callboard.core.entities import EntityId
 from callboard.core.entity_calls import Due, EntityCalls
-from callboard.core.failure import FailureDetails
 from callboard.core.familiar import FamiliarContext, ReplaySafeLogger
-from callboard.core.http_calls import HttpRequest
 from callboard.core.http_context import HttpContext
 from callboard.core.locking import CriticalSection
 from callboard.core.loop import DeterministicFuture, DeterministicLoop
@@ -68,6 +67,7 @@ class ContextHost(Protocol):
     input: Content | None
     now: datetime
     replaying: bool
+    calls: Calls
     entities: EntityCalls
 
     @property
@@ -78,28 +78,6 @@ class ContextHost(Protocol):
     def new_task(self, when_cancelled: Callable[[DurableTask[Any]], None]) -> DurableTask[Any]: ...
 
     def ensure(self, awaitable: object) -> Any: ...
-
-    def activity_call(self, activity: object, value: object, queue: str | None, timeouts: Timeouts) -> Call: ...
-
-    def http_call(self, request: HttpRequest, refused: Callable[[Any], FailureDetails | None]) -> Call: ...
-
-    def child_call(
-        self,
-        orchestration: object,
-        value: object,
-        instance_id: str | None,
-        version: str | None,
-        tags: dict[str, str] | None,
-    ) -> Call: ...
-
-    def start_new(
-        self,
-        orchestration: object,
-        value: object,
-        instance_id: str | None,
-        version: str | None,
-        tags: dict[str, str] | None,
-    ) -> str: ...
 
     def make(self, call: Call, retry: RetryStrategy | None) -> DurableTask[Any]: ...
 
@@ -255,7 +233,7 @@ class OrchestrationContext(FamiliarContext, HttpContext):
                 ``error.attempts`` attempts.
         """
         timeouts = Timeouts.of(timeout, schedule_to_start, heartbeat_timeout)
-        return self._host.make(self._host.activity_call(activity, input, queue, timeouts), retry)
+        return self._host.make(self._host.calls.activity(activity, input, queue, timeouts), retry)
 
     @overload
     def call_sub_orchestration(
@@ -304,7 +282,7 @@ class OrchestrationContext(FamiliarContext, HttpContext):
         Raises (where the task is awaited):
             SubOrchestrationFailedError: the child failed or was terminated, or its id is in use.
         """
-        return self._host.make(self._host.child_call(orchestration, input, instance_id, version, tags), retry)
+        return self._host.make(self._host.calls.child(orchestration, input, instance_id, version, tags), retry)
 
     def start_new_orchestration(
         self,
@@ -327,7 +305,7 @@ class OrchestrationContext(FamiliarContext, HttpContext):
             version: Its version; by default the app's, or the newest that is registered here.
             tags: Its tags, besides those of this instance.
         """
-        return self._host.start_new(orchestration, input, instance_id, version, tags)
+        return self._host.calls.start_new(orchestration, input, instance_id, version, tags)
 
     def create_timer(self, due: datetime | timedelta) -> DurableTask[None]:
         """Sets a durable timer: a point in time (aware), or how long from now. Never fires early; survives anything.

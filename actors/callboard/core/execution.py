@@ -29,12 +29,11 @@ from callboard.core.actions import (
     CreateTimer,
     Failed,
     Outcome,
-    ScheduleTask,
     SendEvent,
     SendMessage,
-    StartSubOrchestration,
 )
 from callboard.core.answers import message_error
+from callboard.core.calls import Calls, CallTarget, CallTargets
 from callboard.core.codec import (
     JSON,
     Codec,
@@ -49,7 +48,6 @@ from callboard.core.codec import (
     next_input_place,
     output_place,
     result_place,
-    task_input_place,
 )
 from callboard.core.context import DurableTask, OrchestrationContext
 from callboard.core.entity_calls import EntityCalls
@@ -77,12 +75,8 @@ from callboard.core.external_events import EventInbox
 from callboard.core.failure import FailureDetails
 from callboard.core.familiar import ReplaySafeLogger
 from callboard.core.handlers import Handlers
-from callboard.core.http_calls import BUILT_IN_QUEUE, HTTP_ACTIVITY, HttpReply, HttpRequest
 from callboard.core.instances import (
     check_instance_id,
-    check_queue_name,
-    child_instance_id,
-    derived_execution_id,
     sent_message_id,
 )
 from callboard.core.lines import calling_line, waiting_line
@@ -90,12 +84,10 @@ from callboard.core.loop import DeterministicFuture, DeterministicLoop
 from callboard.core.messages import Query
 from callboard.core.patches import Patches
 from callboard.core.retrying import Attempt, Call, RetriedCall, RetryStrategy
-from callboard.core.timeouts import NONE as NO_TIMEOUTS, Timeouts
 from callboard.errors import (
     CallboardError,
     EntityOperationFailedError,
     ReadOnlyError,
-    SubOrchestrationFailedError,
     TaskFailedError,
 )
 
@@ -115,18 +107,6 @@ _Result: TypeAlias = (
 
 class TurnInterrupted(BaseException):
     """Raised into the code by the watchdog when a turn takes too long. A signal: `except Exception` must not eat it."""
-
-
-class CallTarget(msgspec.Struct, frozen=True):
-    """An activity or orchestration that is called: its name, its queue, how its result is decoded, and a child's version."""
-
-    name: str
-    queue: str = "default"
-    result_type: Any = Any
-    timeouts: Timeouts = NO_TIMEOUTS
-    version: str | None = None
-    codec: str | None = None
-    """How its input is encoded; None: as the hub says."""
 
 
 class Unrunnable(msgspec.Struct, frozen=True):
@@ -151,16 +131,6 @@ class Orchestration(Protocol):
 
     def logger(self, logger: Any, marks: dict[str, str], quiet: Callable[[], bool]) -> ReplaySafeLogger:
         """A logger (the function's own, if none is given) whose records have marks, and that says nothing while it is quiet."""
-        ...
-
-
-class CallTargets(Protocol):
-    """Resolves what code calls, by function or by name."""
-
-    def activity(self, target: object) -> CallTarget: ...
-
-    def orchestration(self, target: object, version: str | None = None) -> CallTarget:
-        """The version of the target is the one that was asked for, else the one that a new instance is given."""
         ...
 
 
@@ -226,7 +196,7 @@ class Execution:
         self.asked_at: dict[int, str | None] = {}
         """The lines of the code that asked for actions, by their numbers, in a replay."""
         self._orchestration = orchestration
-        self._targets = targets
+        self.calls = Calls(self, targets, codec)
         self._codec = codec
         self._loop = DeterministicLoop(self)
         self.entities = EntityCalls(self)
@@ -435,101 +405,6 @@ class Execution:
             if self.replaying:
                 self.asked_at[action.id] = calling_line()
 
-    def activity_call(self, activity: object, value: object, queue: str | None, timeouts: Timeouts) -> Call:
-        return self._activity_call(self._targets.activity(activity), value, queue, timeouts)
-
-    def http_call(self, request: HttpRequest, refused: Callable[[Any], FailureDetails | None]) -> Call:
-        call = self._activity_call(_HTTP, request, None, NO_TIMEOUTS)
-        return msgspec.structs.replace(call, refused=refused)
-
-    def _activity_call(self, target: CallTarget, value: object, queue: str | None, timeouts: Timeouts) -> Call:
-        content = self._codec.encode(value, f"The input of activity {target.name!r}", target.codec)
-        queue = check_queue_name(queue or target.queue)
-        timeouts = timeouts.over(target.timeouts)
-
-        def schedule(attempt: Attempt) -> DurableTask[Any]:
-            task_id = next(self._ids)
-            place = task_input_place(self.instance_id, self.execution_id, task_id)
-            self._ask(
-                ScheduleTask(
-                    id=task_id,
-                    name=target.name,
-                    input=self._codec.seal(content, place),
-                    queue=queue,
-                    start_to_close=timeouts.start_to_close,
-                    schedule_to_start=timeouts.schedule_to_start,
-                    heartbeat_timeout=timeouts.heartbeat,
-                    attempt=attempt.number,
-                    first_attempt=attempt.first,
-                    heartbeat_details=attempt.heartbeat_details,
-                )
-            )
-            return self._opened(task_id, target, TaskFailedError, when_cancelled=self._task_cancelled)
-
-        return Call(f"activity {target.name!r}", schedule)
-
-    def child_call(
-        self,
-        orchestration: object,
-        value: object,
-        instance_id: str | None,
-        version: str | None,
-        tags: dict[str, str] | None,
-    ) -> Call:
-        self.entities.rules.starts_child()
-        target, ask = self._child(orchestration, value, version, tags)
-        if instance_id is not None:
-            self._check_child_id(instance_id)
-
-        def start(_attempt: Attempt) -> DurableTask[Any]:
-            task_id = next(self._ids)
-            ask(task_id, instance_id or child_instance_id(self.execution_id, task_id), fire_and_forget=False)
-            return self._opened(task_id, target, SubOrchestrationFailedError)
-
-        return Call(f"sub-orchestration {target.name!r}", start)
-
-    def start_new(
-        self,
-        orchestration: object,
-        value: object,
-        instance_id: str | None,
-        version: str | None,
-        tags: dict[str, str] | None,
-    ) -> str:
-        _, ask = self._child(orchestration, value, version, tags)
-        if instance_id is not None and check_instance_id(instance_id) == self.instance_id:
-            raise ValueError(f"An orchestration cannot start another one under its own id ({instance_id!r}).")
-        task_id = next(self._ids)
-        instance_id = instance_id or derived_execution_id(self.execution_id, task_id, "instance")
-        ask(task_id, instance_id, fire_and_forget=True)
-        return instance_id
-
-    def _child(
-        self, orchestration: object, value: object, version: str | None, tags: dict[str, str] | None
-    ) -> tuple[CallTarget, Callable[..., None]]:
-        if version is not None:
-            version = payloads.text(version, "The version of an orchestration")
-        target = self._targets.orchestration(orchestration, version)
-        content = self._codec.encode(value, f"The input of orchestration {target.name!r}", target.codec)
-        merged = {**self.tags, **(payloads.checked_tags(tags) or {})} or None
-
-        def ask(task_id: int, instance_id: str, *, fire_and_forget: bool) -> None:
-            execution_id = derived_execution_id(self.execution_id, task_id, "child")
-            self._ask(
-                StartSubOrchestration(
-                    id=task_id,
-                    name=target.name,
-                    instance_id=instance_id,
-                    execution_id=execution_id,
-                    input=self._codec.seal(content, input_place(instance_id, execution_id)),
-                    version=target.version,
-                    tags=merged,
-                    fire_and_forget=fire_and_forget,
-                )
-            )
-
-        return target, ask
-
     def make(self, call: Call, retry: RetryStrategy | None) -> DurableTask[Any]:
         """Makes a call, again and again if need be."""
         return call.schedule(Attempt()) if retry is None else RetriedCall(self, call, retry).task
@@ -562,26 +437,20 @@ class Execution:
     def _from_now(self, delay: timedelta) -> datetime:
         return _up_to_millisecond(self.now + min(max(delay, timedelta()), _LATEST - self.now))
 
-    def _check_child_id(self, instance_id: str) -> None:
-        check_instance_id(instance_id)
-        if instance_id in (self.instance_id, self.parent_instance_id):
-            raise ValueError(
-                f"A sub-orchestration cannot have the id of its parent or grandparent ({instance_id!r}): it would wait for itself."
-            )
-
-    def _opened(
+    def open_call(
         self,
         task_id: int,
         target: CallTarget,
         failed: Callable[[str, int, FailureDetails], TaskFailedError],
         *,
-        when_cancelled: Callable[[DurableTask[Any]], None] | None = None,
+        takes_back: bool = False,
     ) -> DurableTask[Any]:
+        when_cancelled = self._task_cancelled if takes_back else None
         task: DurableTask[Any] = DurableTask(loop=self._loop, task_id=task_id, when_cancelled=when_cancelled)
         self._open[task_id] = _Open(task, target, failed)
         return task
 
-    # What entity calls need (`callboard.core.entity_calls.Caller`)
+    # What calls need (`callboard.core.calls.Caller`, `callboard.core.entity_calls.Caller`)
 
     def seal(self, content: Content | None, place: Place) -> Payload | None:
         return self._codec.seal(content, place)
@@ -593,7 +462,7 @@ class Execution:
         self._ask(action)
 
     def open_entity_call(self, task_id: int, name: str, result_type: Any) -> DurableTask[Any]:
-        return self._opened(task_id, CallTarget(name, result_type=result_type), EntityOperationFailedError)
+        return self.open_call(task_id, CallTarget(name, result_type=result_type), EntityOperationFailedError)
 
     def _task_cancelled(self, task: DurableTask[Any]) -> None:
         self._open.pop(task.task_id, None)
@@ -630,7 +499,7 @@ class Execution:
 
     def ask_instance(self, instance_id: str, name: str, value: object, expected: Any) -> DurableTask[Any]:
         target = CallTarget(name=name, result_type=payloads.decodable(expected))
-        return self._opened(self._send_message(instance_id, name, value, asks=True), target, message_error)
+        return self.open_call(self._send_message(instance_id, name, value, asks=True), target, message_error)
 
     def _send_message(self, instance_id: str, name: str, value: object, *, asks: bool) -> int:
         check_instance_id(instance_id)
@@ -788,5 +657,4 @@ async def _drive(generator: Generator[Any, Any, Any]) -> Any:
             error = raised
 
 
-_HTTP = CallTarget(name=HTTP_ACTIVITY, queue=BUILT_IN_QUEUE, result_type=HttpReply, codec="json")
 _CANCELLED = RuntimeError("The orchestration's own task was cancelled from inside.")

@@ -100,7 +100,7 @@ class FamiliarContext:
         self, activity: str | Callable[..., Any], retry_options: RetryStrategy, input_: object = None
     ) -> DurableTask[Any]:
         """``call_activity(activity, input_, retry=retry_options)``."""
-        return self._host.make(self._host.activity_call(activity, input_, None, NO_TIMEOUTS), retry_options)
+        return self._host.make(self._host.calls.activity(activity, input_, None, NO_TIMEOUTS), retry_options)
 
     def call_sub_orchestrator(
         self,
@@ -110,7 +110,7 @@ class FamiliarContext:
         version: str | None = None,
     ) -> DurableTask[Any]:
         """``call_sub_orchestration(name, input_, instance_id=…, version=…)``."""
-        return self._host.make(self._host.child_call(name, input_, instance_id, version, None), None)
+        return self._host.make(self._host.calls.child(name, input_, instance_id, version, None), None)
 
     def call_sub_orchestrator_with_retry(
         self,
@@ -121,4 +121,4 @@ class FamiliarContext:
         version: str | None = None,
     ) -> DurableTask[Any]:
         """``call_sub_orchestration(name, input_, retry=retry_options, instance_id=…, version=…)``."""
-        return self._host.make(self._host.child_call(name, input_, instance_id, version, None), retry_options)
+        return self._host.make(self._host.calls.child(name, input_, instance_id, version, None), retry_options)

@@ -108,16 +108,23 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
+class Requests(Protocol):
+    """Makes requests calls."""
+
+    def http(self, request: HttpRequest, refused: Callable[[Any], FailureDetails | None]) -> Call: ...
+
+
 class HttpHost(Protocol):
     """The execution behind a call."""
 
     now: datetime
 
+    @property
+    def calls(self) -> Requests: ...
+
     def new_task(self, when_cancelled: Callable[[DurableTask[Any]], None]) -> DurableTask[Any]: ...
 
     def create_timer(self, fire_at: datetime) -> DurableTask[None]: ...
-
-    def http_call(self, request: HttpRequest, refused: Callable[[Any], FailureDetails | None]) -> Call: ...
 
     def make(self, call: Call, retry: RetryStrategy | None) -> DurableTask[Any]: ...
 
@@ -134,7 +141,7 @@ class HttpCall:
         self.task.task_id = self._current.task_id
 
     def _send(self) -> DurableTask[Any]:
-        call = self._host.http_call(self._request, self._options.refused)
+        call = self._host.calls.http(self._request, self._options.refused)
         self._current = self._host.make(call, self._options.retry)
         self._current.add_done_callback(guarded(self.task, self._on_reply))
         return self._current

@@ -17,6 +17,7 @@ import msgspec
 from callboard.core.actions import Action, Completed, Continued, Failed, ScheduleTask
 from callboard.core.addressing import addressed
 from callboard.core.answers import not_queried
+from callboard.core.calls import CallTargets
 from callboard.core.codec import JSON, Codec, input_place, moved, next_input_place
 from callboard.core.conversation import (
     TurnReply,
@@ -42,7 +43,7 @@ from callboard.core.events import (
     RuntimeStatus,
     TerminationSent,
 )
-from callboard.core.execution import CallTargets, Execution, Orchestration, Step, TurnInterrupted, Unrunnable
+from callboard.core.execution import Execution, Orchestration, Step, TurnInterrupted, Unrunnable
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, InstanceRecord, Parked, ParkedKind, derived_execution_id
 from callboard.core.messages import DeliverMessage, InstanceMessage, Query, Resume, Wake
