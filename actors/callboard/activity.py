@@ -155,7 +155,7 @@ class ActivityContext:
     def cancelled(self) -> bool:
         """Whether it should stop: nobody waits for its result any more, or it is over a time limit.
 
-        An ``async def`` activity is also cancelled (``asyncio.CancelledError``), and a CPU-bound one interrupted.
+        An ``async def`` activity is also cancelled (``asyncio.CancelledError``).
         """
         return self._run.cancelled is not None
 
