@@ -31,6 +31,7 @@ def worker_code(registry: Registry, *, orchestrations: bool, activities: bool, b
         build: The name of the deployment, where the digest is not wanted.
     """
     names = sorted(registry.orchestrations) if orchestrations else []
+    entities = sorted(registry.entities) if orchestrations else []
     return WorkerCode(
         build=build or build_of(registry),
         version=registry.versions.default,
@@ -38,6 +39,7 @@ def worker_code(registry: Registry, *, orchestrations: bool, activities: bool, b
         orchestrations=tuple(
             OrchestrationVersions(name=name, versions=registry.orchestration_versions(name)) for name in names
         ),
+        entities=tuple(entities),
         activities=tuple(sorted(registry.activities)) if activities else (),
     )
 
@@ -51,6 +53,9 @@ def build_of(registry: Registry) -> str:
         digest.update(repr((definition.name, definition.version)).encode())
         for part in _function(definition.function):
             digest.update(part)
+    for name in sorted(registry.entities):
+        digest.update(name.encode())
+        functions.append(registry.entities[name].function)
     for path in sorted(_sources(functions)):
         digest.update(_content(path))
     return digest.hexdigest()[:16]

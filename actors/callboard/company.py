@@ -40,14 +40,14 @@ class Company:
 
         Args:
             instance_id: Chooses among several.
-            name: The orchestration.
+            name: The orchestration or entity.
             version: The instance's.
             but: Builds that need not be asked.
         """
         able = [
             other
             for other in self._others
-            if other.code is not None and other.code.build not in but and other.code.runs(name, version)
+            if other.code is not None and other.code.build not in but and other.code.runs(instance_id, name, version)
         ]
         return able[partition_of(instance_id, len(able))] if able else None
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from callboard.core.events import ExecutionParked
-from callboard.core.execution import Unrunnable
 from callboard.core.instances import Commit, InstanceRecord, version_of
 from callboard.core.messages import Resume, Wake
 from callboard.core.state import InstanceState
@@ -46,11 +45,9 @@ class Handover:
     def takes(self, actor: Actor, loaded: LoadedInstance, letters: Sequence[Letter]) -> bool:
         """Takes the letters of a turn that does not run here, and brings them where it does."""
         declined, actor.declined = actor.declined, False
-        if actor.instance_id.startswith("@"):  # entities have no versions
-            return False
         record = loaded.record
         version = version_of(record, loaded.commits)
-        here = not isinstance(self._registry.code_for(record.name, version), Unrunnable)
+        here = self._registry.runs(record.instance_id, record.name, version)
         if actor.guest:
             if not here:
                 self._decline(actor, letters)

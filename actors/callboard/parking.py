@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from callboard.core.entities import is_entity
 from callboard.core.execution import Unrunnable
 from callboard.core.messages import Wake
 from callboard.elsewhere import Elsewhere
 from callboard.errors import UnavailableError
 from callboard.mailbox import Letter
 from callboard.ports import Host, ParkedInstance, Store
+from callboard.registry import Registry
 
 log = logging.getLogger("callboard")
 
@@ -25,7 +27,7 @@ class SecondChances:
     """Looks after the parked instances of the partitions that this worker owns. Costs nothing while all live workers have the same code.
 
     Args:
-        code_for: The code that is here for an orchestration's name and version.
+        registry: The code that is here.
         post: Puts a letter into a mailbox of this worker.
     """
 
@@ -35,13 +37,13 @@ class SecondChances:
         host: Host,
         elsewhere: Elsewhere,
         *,
-        code_for: Callable[[str, str | None], object],
+        registry: Registry,
         post: Callable[[Letter], bool],
     ) -> None:
         self._store = store
         self._host = host
         self._elsewhere = elsewhere
-        self._code_for = code_for
+        self._registry = registry
         self._post = post
         self._owned: frozenset[int] = frozenset()
         self._wake = asyncio.Event()
@@ -80,8 +82,10 @@ class SecondChances:
             last = page[-1].instance_id
 
     def _worth_trying(self, parked: ParkedInstance) -> bool:
-        code = self._code_for(parked.name, parked.version)
-        if not isinstance(code, Unrunnable):
-            return self._elsewhere.worth_trying(parked, here=True)
-        given_up = code.fails and not self._elsewhere.exists(parked.instance_id, parked.name, parked.version)
-        return given_up or self._elsewhere.worth_trying(parked, here=False)
+        needs = (parked.instance_id, parked.name, parked.version)
+        if self._elsewhere.worth_trying(parked, here=self._registry.runs(*needs)):
+            return True
+        if is_entity(parked.instance_id) or self._elsewhere.exists(*needs):
+            return False
+        code = self._registry.code_for(parked.name, parked.version)
+        return isinstance(code, Unrunnable) and code.fails  # now that nobody has it any more

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from callboard.core.entities import is_entity
 from callboard.core.events import Payload
 from callboard.core.instances import Commit, CommitKey, InstanceRecord, ParkedKind, Projection
 from callboard.core.messages import ActivityCall, TaskKey
@@ -321,10 +322,13 @@ class WorkerCode(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What code without a version of its own counts as."""
     match: MatchStrategy = "none"
     orchestrations: tuple[OrchestrationVersions, ...] = ()
+    entities: tuple[str, ...] = ()
     activities: tuple[str, ...] = ()
 
-    def runs(self, name: str, version: str | None) -> bool:
-        """Whether there is code for an instance of that orchestration and version."""
+    def runs(self, instance_id: str, name: str, version: str | None) -> bool:
+        """Whether there is code for an instance of that orchestration and version, or for that entity."""
+        if is_entity(instance_id):
+            return name in self.entities
         rule = VersionRule(default=self.version, match=self.match)
         return any(each.name == name and rule.choose(each.versions, version) for each in self.orchestrations)
 

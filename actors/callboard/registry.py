@@ -16,6 +16,7 @@ from callboard.core.binding import Binding
 from callboard.core.calls import CallTarget
 from callboard.core.codec import Content
 from callboard.core.context import OrchestrationContext
+from callboard.core.entities import is_entity
 from callboard.core.execution import Unrunnable
 from callboard.core.http_calls import BUILT_IN_QUEUE
 from callboard.core.instances import check_queue_name
@@ -146,6 +147,12 @@ class Registry:
         if chosen is not None:
             return versions[chosen.version]
         return Unrunnable(self._mismatch(name, version), fails=self.versions.failure == "fail")
+
+    def runs(self, instance_id: str, name: str, version: str | None) -> bool:
+        """Whether there is code here for an instance of that orchestration and version, or for that entity."""
+        if is_entity(instance_id):
+            return name in self.entities
+        return isinstance(self.code_for(name, version), OrchestrationDefinition)
 
     def new_version(self, target: object) -> str | None:
         """The version of an instance that is started, of a function or a name, without one."""

@@ -420,8 +420,7 @@ class TurnLoop:
 
     def _look_over(self, actor: Actor, activation: Decider) -> None:
         """Keeps an activation that committed nothing, if anything more is to come of it."""
-        parked = isinstance(activation, Activation) and activation.state.parked is not None
-        if activation.state.terminal or parked or not activation.hot:
+        if activation.state.terminal or activation.state.parked is not None or not activation.hot:
             self._evict(actor)
         else:
             actor.size = max(actor.size, ACTIVATION_SIZE)
@@ -567,7 +566,7 @@ class TurnLoop:
             return
         if commit.terminal:
             self._stuck.pop(actor.instance_id, None)
-        if commit.terminal or not activation.hot:
+        if commit.terminal or commit.parked is not None or not activation.hot:
             self._evict(actor)
         elif isinstance(activation, EntityActivation):
             actor.size = activation.size

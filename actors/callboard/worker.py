@@ -180,7 +180,7 @@ class Worker:
             loaded=self._retelling.on_loaded,
         )
         self._second_chances = SecondChances(
-            hub.store, host, self.elsewhere, code_for=self._app.registry.code_for, post=self._post
+            hub.store, host, self.elsewhere, registry=self._app.registry, post=self._post
         )
         self.watchers = Watchers(hub.store, host, self.packer, self.turns.runs)
         self.start_limits = StartLimits(hub.store, host, self._post)

@@ -98,14 +98,14 @@ def test_a_worker_says_what_it_can_run() -> None:
     app.activity(name="pay")(lambda: None)
     code = worker_code(app.registry, orchestrations=True, activities=True, build="b")
     assert (code.build, code.activities) == ("b", ("pay",))
-    assert [version for version in (None, "1.0", "1.5", "2", "3") if code.runs("program", version)] == [
+    assert [version for version in (None, "1.0", "1.5", "2", "3") if code.runs("i", "program", version)] == [
         None,
         "1.0",
         "1.5",
         "2",
     ]
-    assert not code.runs("other", "2.0")
+    assert not code.runs("i", "other", "2.0")
     none = worker_code(app.registry, orchestrations=False, activities=False)
     assert (none.orchestrations, none.activities) == ((), ())
     assert none.build == build_of(app.registry)
-    assert not WorkerCode(build="b").runs("program", None)
+    assert not WorkerCode(build="b").runs("i", "program", None)

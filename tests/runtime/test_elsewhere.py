@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from callboard import App, Client, OrchestrationContext, elsewhere, parking, timers
+from callboard import App, Client, EntityId, OrchestrationContext, elsewhere, parking, timers
 from callboard.activities import runner
 from callboard.core.events import ExecutionParked, TaskScheduled, TimerFired
 from callboard.core.instances import partition_of
@@ -386,6 +386,77 @@ async def test_all_alike_nobody_looks_at_parked_instances() -> None:
         looks = one.store.counts["parked"] + other.store.counts["parked"]
         await asyncio.sleep(0.5)
         assert one.store.counts["parked"] + other.store.counts["parked"] == looks
+
+
+# Entities
+
+
+class Tally:
+    total: int = 0
+
+    def add(self, amount: int) -> int:
+        self.total += amount
+        return self.total
+
+    async def add_slowly(self, amount: int) -> int:
+        await asyncio.sleep(0.001)
+        return self.add(amount)
+
+
+def with_entity(*, known: bool) -> App:
+    app = App("stage")
+    if known:
+        app.entity(Tally)
+
+    @app.orchestration
+    async def adds(context: OrchestrationContext, key: str) -> list[int]:
+        tally = EntityId("tally", key)
+        for number in range(5):
+            context.signal_entity(tally, "add", number)
+        return [await context.call_entity(tally, "add_slowly", 1), await context.call_entity(tally, "add", 1)]
+
+    return app
+
+
+def entity_owned_by(player: Player) -> EntityId:
+    ids = (EntityId("tally", f"k{number}") for number in count())
+    return next(each for each in ids if partition_of(each.instance_id, PARTITIONS) in player.worker._owned)
+
+
+async def test_entities_run_where_they_are_known() -> None:
+    async with Stage() as stage:
+        old, new = await join(stage, with_entity(known=False)), await join(stage, with_entity(known=True))
+        await share(old, new)
+        client = await stage.client()
+        for owner in (old, new):
+            entity = entity_owned_by(owner)
+            started = await client.start("adds", entity.key)
+            assert await started.result(5) == [11, 12]
+            assert (await client.read_entity_state(entity)).entity_state == {"total": 12}
+
+
+async def test_an_entity_that_nobody_knows_waits_for_a_worker_that_does() -> None:
+    async with Stage() as stage:
+        old = await join(stage, with_entity(known=False))
+        await eventually(lambda: len(old.worker._owned) == PARTITIONS)
+        client = await stage.client()
+        entities = [EntityId("tally", f"k{number}") for number in range(8)]
+        for entity in entities:
+            await client.signal_entity(entity, "add", 5)
+            await eventually(lambda entity=entity: _is_parked(stage, entity))  # type: ignore[misc]
+        await join(stage, with_entity(known=True))
+        for entity in entities:
+            await client.signal_entity(entity, "add", 1)
+            await eventually(lambda entity=entity: _has_total(client, entity, 6))  # type: ignore[misc]
+
+
+async def _is_parked(stage: Stage, entity: EntityId) -> bool:
+    record = (await stage.store.records([entity.instance_id])).get(entity.instance_id)
+    return record is not None and record.parked is not None
+
+
+async def _has_total(client: Client, entity: EntityId, total: int) -> bool:
+    return bool((await client.read_entity_state(entity)).entity_state == {"total": total})
 
 
 # Activities

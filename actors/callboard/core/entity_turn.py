@@ -157,11 +157,13 @@ class EntityActivation:
         commit = None
         if progress.events or nudged or slow:
             commit = await self._decide(progress, token, pace, nudged=nudged, slow=slow)
-        return Turn(commit, tuple(unknown), duplicates)
+        in_vain = nudged and commit is None and state.parked is not None
+        return Turn(commit, tuple(unknown), duplicates, in_vain=in_vain)
 
     async def _decide(self, progress: _Progress, token: str, pace: Pace, *, nudged: bool, slow: bool) -> Commit | None:
         parked = self.state.parked
-        if parked is None or nudged:
+        found = parked is not None and parked.kind == "unrunnable" and self._code is not None
+        if parked is None or nudged or found:
             trouble = self._trouble(progress.now) or await self._carry_out(progress, pace, slow=slow)
             parked = self._parked(progress, trouble) if trouble else None
         if not progress.events:

@@ -106,6 +106,9 @@ class Known(Protocol):
     @property
     def terminal(self) -> bool: ...
 
+    @property
+    def parked(self) -> Parked | None: ...
+
 
 #: Asked between the parts of a turn that could be several turns: whether this one should end here.
 Pace: TypeAlias = Callable[[], bool]

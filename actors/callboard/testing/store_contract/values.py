@@ -241,6 +241,7 @@ def worker(worker_id: str) -> WorkerInfo:
         version="2.0",
         match="strict",
         orchestrations=(OrchestrationVersions(name="$a.b", versions=(None, "$1.0")),),
+        entities=("counter",),
         activities=("$pay",),
     )
     return WorkerInfo(
