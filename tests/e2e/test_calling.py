@@ -19,6 +19,7 @@ from callboard import (
     TaskFailedError,
 )
 from tests.e2e.stage import Stage, ended, until
+from tests.web import Asked, Says, WebServer
 
 app = App("calling", partitions=4)
 attempts: Counter[str] = Counter()
@@ -95,6 +96,12 @@ async def approval(context: OrchestrationContext, seconds: float) -> list[Any]:
     except TimeoutError as error:
         asked = str(error)
     return [late, asked]
+
+
+@app.orchestration
+async def report(context: OrchestrationContext, url: str) -> list[Any]:
+    response = await context.call_http("POST", f"{url}/reports", {"n": 1}, retry=QUICK, status_codes_to_retry=[503])
+    return [response.status_code, response.json()]
 
 
 def chain(failure: FailureDetails | None) -> list[str]:
@@ -203,3 +210,27 @@ async def test_events_with_time_limits(stage: Stage) -> None:
             await client.raise_event("quick", "approve", word)
         assert (await ended(client, "slow")).output == ["nobody", "yes"]
         assert sorted((await ended(client, "quick")).output) == ["first", "second"]
+
+
+async def test_http_calls_outlive_the_worker_that_polls(stage: Stage) -> None:
+    states = iter([Says(503), Says(202, {"Location": "/status", "Retry-After": "0"})])
+    done = False
+
+    def answer(asked: Asked) -> Says:
+        if asked.path == "/reports":
+            return next(states)
+        return Says(body=b'{"pages":7}') if done else Says(202, {"Location": "/status", "Retry-After": "0.01"})
+
+    async with WebServer(answer) as server, stage.client(app) as client:
+
+        async def polls() -> int:
+            await asyncio.sleep(0)
+            return sum(asked.path == "/status" for asked in server.asked)
+
+        async with stage.worker(app):
+            await client.start(report, server.url, instance_id="report")
+            await until(polls, lambda seen: seen > 2)
+        done = True
+        async with stage.worker(app):
+            assert (await ended(client, "report")).output == [200, {"pages": 7}]
+        assert [asked.method for asked in server.asked[:3]] == ["POST", "POST", "GET"]

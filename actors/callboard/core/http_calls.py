@@ -36,7 +36,8 @@ POLL_INTERVAL: Final = 30.0
 #: Longest URI, in characters.
 MAX_URI: Final = 8_192
 
-_CREDENTIALS = ("auth", "cookie", "token", "secret", "key", "password", "credential", "signature", "session")
+#: What the name of a header has in it that may be a credential.
+CREDENTIALS: Final = ("auth", "cookie", "token", "secret", "key", "password", "credential", "signature", "session")
 _OF_CONTENT = frozenset({"content-type", "content-length", "content-encoding", "transfer-encoding"})
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -226,7 +227,7 @@ def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in headers.items()
-        if not any(word in name.lower() for word in _CREDENTIALS) and name.lower() != "host"
+        if not any(word in name.lower() for word in CREDENTIALS) and name.lower() != "host"
     }
 
 
