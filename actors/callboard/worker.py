@@ -136,7 +136,8 @@ class Worker:
         self.options = options or WorkerOptions()
         self._app = app
         self._hub = hub
-        self._own_host = SystemHost() if host is None else None
+        # A thread for each activity that may run: one that waited for a thread would use up its time.
+        self._own_host = SystemHost(threads=max(32, self.options.concurrency)) if host is None else None
         self._host = Scope(host or self._own_host or SystemHost())
         self._tracing = (telemetry or Telemetry()).tracing()
         self.worker_id = self._host.token()[:16]

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from callboard import App, OrchestrationContext
+from callboard import App, OrchestrationContext, Worker, WorkerOptions
 from callboard.activities import limits, runner
 from callboard.activities.intake import CallAccount, DeliveryCalls
 from callboard.activities.limits import Limited
@@ -231,6 +232,30 @@ async def test_the_loop_of_the_limits_rests_when_there_is_nothing_to_do(monkeypa
         await a_while()
         assert rounds <= 1
         work.go.set()
+
+
+async def test_every_activity_that_may_run_has_a_thread() -> None:
+    app, go, begun = App("stage"), threading.Event(), threading.Semaphore(0)
+
+    @app.activity
+    def blocks(_number: int) -> None:
+        begun.release()
+        go.wait(10)
+
+    @app.orchestration
+    async def many(context: OrchestrationContext) -> None:
+        await asyncio.gather(*(context.call_activity(blocks, number) for number in range(40)))
+
+    async with Stage() as stage:
+        client, actor = await stage.meddled_client(app)
+        worker = Worker(app, actor.hub, WorkerOptions(concurrency=40, balance=False))
+        async with worker:
+            handle = await client.start(many)
+            try:
+                await eventually(lambda: begun._value == 40)
+            finally:
+                go.set()
+            await handle.result(10)
 
 
 # Parts
