@@ -8,13 +8,15 @@ from typing import Any, Literal, TypeVar, get_args, overload
 from callboard.activity import ActivityOptions, check_concurrency, spacing
 from callboard.codecs import CodecName, CodecOptions
 from callboard.codecs.keys import Keys
-from callboard.core.payloads import MAX_PAYLOAD
+from callboard.core.calls import CallTarget
+from callboard.core.payloads import MAX_PAYLOAD, decodable
 from callboard.core.timeouts import Duration, Timeouts
 from callboard.core.turn import TurnRules
 from callboard.core.versions import FailureStrategy, MatchStrategy, VersionRule
 from callboard.entities import OPERATION_TIMEOUT, define_entity
 from callboard.errors import ConfigurationError
 from callboard.registry import (
+    FOREIGN_QUEUE,
     ActivityDefinition,
     OrchestrationDefinition,
     Registry,
@@ -36,6 +38,23 @@ class Blueprint:
 
     def __init__(self) -> None:
         self.registry = Registry()
+
+    def foreign_activity(self, name: str, *, queue: str, result_type: type[T] | None = None) -> str:
+        """Declares an activity that programs in any language serve (docs/wire.md); returns its name, to call it by.
+
+        Args:
+            name: What it is called.
+            queue: Its calls go to ``{hub}.activities.json.{queue}``, one plain JSON message each.
+            result_type: The type to decode its results into.
+        """
+        target = CallTarget(
+            name=name,
+            queue=check_queue(FOREIGN_QUEUE + queue),
+            result_type=Any if result_type is None else decodable(result_type),
+            codec="json",
+        )
+        self.registry.add_foreign_activity(target)
+        return name
 
     @overload
     def orchestration(self, function: F, /) -> F: ...
@@ -278,6 +297,8 @@ class App(Blueprint):
             self.registry.add_entity(entity)
         for name, function in blueprint.registry.token_sources.items():
             self.registry.add_token_source(name, function)
+        for target in blueprint.registry.foreign_activities.values():
+            self.registry.add_foreign_activity(target)
 
 
 def check_hub(hub: str) -> str:

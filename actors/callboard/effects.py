@@ -17,8 +17,9 @@ from callboard.core import effects as core
 from callboard.core.events import TimerCreated
 from callboard.core.failure import FailureDetails
 from callboard.core.instances import Commit, CommitKey, InstanceRecord
-from callboard.core.messages import InstanceMessage, StartExecution
+from callboard.core.messages import ActivityCall, InstanceMessage, StartExecution
 from callboard.errors import InstanceAlreadyExistsError, UnroutableError
+from callboard.foreign import ForeignCalls, is_foreign
 from callboard.mailbox import Letter
 from callboard.packs import Packer
 from callboard.ports import CreateOutcome, Destination, Host, Store, TimerRow
@@ -97,6 +98,7 @@ class Effects:
         routes: Routes,
         timers: Timers,
         replies: Replies,
+        foreign: ForeignCalls,
         *,
         cancelling: Cancelling,
         post: Callable[[Letter], bool],
@@ -110,6 +112,7 @@ class Effects:
         self._sender = Sender(packer, routes)
         self._timers = timers
         self._replies = replies
+        self._foreign = foreign
         self._cancelling = cancelling
         self._post = post
         self._announce = ended
@@ -200,7 +203,7 @@ class Effects:
             match effect:
                 case core.CallActivity(call):
                     call = msgspec.structs.replace(call, resent=True) if sending.again else call
-                    self._packer.send(Destination.activities(call.queue), call, sending.hold().sent)
+                    self._call(call, sending.hold())
                 case core.CancelActivities(cancelled):
                     self._cancelling.send(cancelled, sending.hold().sent)
                 case core.Tell(message):
@@ -223,6 +226,12 @@ class Effects:
                     self._timers_gone.submit(row, sending.hold().stored)
                 case core.ClearExecutionTimers():
                     self._executions_gone.submit((commit.instance_id, commit.execution_id), sending.hold().stored)
+
+    def _call(self, call: ActivityCall, sending: Sending) -> None:
+        if is_foreign(call.queue):
+            self._foreign.send(call, sending.sent)
+        else:
+            self._packer.send(Destination.activities(call.queue), call, sending.sent)
 
     def _tell(self, message: InstanceMessage, sending: Sending) -> None:
         """A copy in memory if the receiver is ours: the commit stays in flight until the receiver's commit has taken it."""

@@ -32,6 +32,8 @@ from callboard.errors import (
 )
 from callboard.replay_logging import ReplaySafeLogger
 
+#: What the names of activity queues begin with that programs in other languages serve.
+FOREIGN_QUEUE = "json."
 #: Longest name of an activity, an orchestration or a queue, in characters.
 MAX_NAME = 100
 #: How the names of what is built in begin.
@@ -115,6 +117,7 @@ class Registry:
         self.entities: dict[str, EntityDefinition] = {}
         self.token_sources: dict[str, TokenSource] = {}
         """What gets the tokens that ``call_http`` names."""
+        self.foreign_activities: dict[str, CallTarget] = {}
         self._versions: dict[str, dict[str | None, OrchestrationDefinition]] = {}
         self._names: dict[tuple[str, Callable[..., Any]], str] = {}
         self._versions_of: dict[Callable[..., Any], list[str | None]] = {}
@@ -215,7 +218,9 @@ class Registry:
         """Resolves an activity that code calls; a name that is not registered here may be so in another worker."""
         name = self.name_of("activity", target)
         definition = self.activities.get(name)
-        return definition.target if definition else CallTarget(name=check_name(name, "activity"))
+        if definition is not None:
+            return definition.target
+        return self.foreign_activities.get(name) or CallTarget(name=check_name(name, "activity"))
 
     def orchestration(self, target: object, version: str | None = None) -> CallTarget:
         """Resolves an orchestration that code calls, and its version."""
@@ -248,6 +253,13 @@ class Registry:
     def queues(self) -> tuple[str, ...]:
         """The activity queues that this app's activities are registered with, and the one of those that are built in."""
         return tuple(sorted({BUILT_IN_QUEUE, *(definition.queue for definition in self.activities.values())}))
+
+    def add_foreign_activity(self, target: CallTarget) -> None:
+        """An activity that programs in other languages serve: it is called by name."""
+        check_name(target.name, "activity")
+        if target.name in self.activities:
+            raise RegistrationError(f"{target.name!r} is registered as an activity of this app already.")
+        self.foreign_activities[target.name] = target
 
 
 def check_name(name: str, kind: str) -> str:

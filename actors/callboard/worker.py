@@ -13,10 +13,12 @@ from typing import Any, Literal, Self
 import msgspec
 
 from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
+from callboard.activities.values import Values
 from callboard.app import App
 from callboard.build import worker_code
 from callboard.built_in import WithBuiltIn
 from callboard.cancelling import Cancelling
+from callboard.client import Client
 from callboard.company import Company
 from callboard.consumers import PartitionConsumers
 from callboard.core.instances import Commit
@@ -32,8 +34,10 @@ from callboard.core.messages import (
 from callboard.effects import Effects
 from callboard.elsewhere import Elsewhere
 from callboard.errors import ConfigurationError, MalformedMessageError, TamperedPayloadError, UnavailableError
+from callboard.foreign import ForeignCalls
 from callboard.host import SystemHost
 from callboard.hub import TaskHub
+from callboard.ingress import Ingress
 from callboard.large_values import LargeValues
 from callboard.mailbox import Letter
 from callboard.ownership import DRAIN, HEARTBEAT, LEASE, Ownership
@@ -162,6 +166,9 @@ class Worker:
         sender = Sender(self.packer, self.routes)
         quarantine = Quarantine(hub.store, host)
         replies = Replies(host, self.packer, sender, LargeValues(hub.store, host), post=self._post)
+        foreign = ForeignCalls(hub.broker, host, Values(self._codec, quarantine, hub.store, host), sender, hub.name)
+        self._client = Client(hub, self._app, host=host)
+        self._ingress = Ingress(hub.broker, host, self._client, foreign, sender)
         me = self._info()
         self.company = Company(me)
         self.elsewhere = Elsewhere(self.company, me, host, self.packer, self._set_timer)
@@ -193,6 +200,7 @@ class Worker:
             self.routes,
             self.timers,
             replies,
+            foreign,
             cancelling=Cancelling(hub.store, host, self.packer, self.worker_id, self._on_cancelled, ttl=options.lease),
             post=self._post,
             ended=self._on_ended,
@@ -297,6 +305,9 @@ class Worker:
             await self.activities.serve(queue)
         if self.runs_orchestrations:
             self._others.append(await self._dead_letters.serve())
+            self._others.append(await self._ingress.serve())
+            for target in self._app.registry.foreign_activities.values():
+                await self._hub.broker.prepare(f"{self._hub.name}.activities.{target.queue}")
         if self.options.balance:
             work = self._keep_going("ownership", self.ownership.run)
             self._balancing = self._host.spawn(work, name="callboard ownership")
@@ -336,6 +347,7 @@ class Worker:
         await self.start_limits.aclose()
         await self._retelling.aclose()
         await self.watchers.aclose()
+        await self._client.aclose()
         await self._host.aclose()
         if self._own_host is not None:
             self._own_host.close()

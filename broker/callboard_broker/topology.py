@@ -102,6 +102,11 @@ def is_durable(destination: Destination) -> bool:
     return destination.kind is not DestinationKind.INBOX
 
 
+def is_served_by_others(destination: Destination) -> bool:
+    """Whether foreign programs serve an activity queue: they may have made it, in their own way."""
+    return destination.kind is DestinationKind.ACTIVITIES and destination.name.startswith("json.")
+
+
 def queue_name(hub: str, destination: Destination) -> str:
     """The queue's name, which is the routing key as well."""
     match destination.kind:

@@ -35,11 +35,11 @@ def test_publish(channel: int, key: str, exchange: str) -> None:
     size=st.integers(0, 2**40),
     headers=st.dictionaries(NAME, st.text(max_size=300), max_size=5),
     mode=st.sampled_from([frames.PERSISTENT, frames.TRANSIENT]),
-    identity=st.text(min_size=1, max_size=60),
+    identity=MAYBE,
     about=st.builds(Properties, correlation_id=MAYBE, reply_to=MAYBE, content_type=MAYBE, type=MAYBE),
 )
 def test_content_header(
-    channel: int, size: int, headers: dict[str, str], mode: int, identity: str, about: Properties
+    channel: int, size: int, headers: dict[str, str], mode: int, identity: str | None, about: Properties
 ) -> None:
     built = frames.content_header(channel, size, headers, mode, identity)
     _, where, decoded = frame.unmarshal(built)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from callboard.activities.intake import DeliveryCalls, checked
+from callboard.activities.tokens import called
 from callboard.core.failure import FailureDetails
 from callboard.core.messages import ActivityCall, TaskResult
 from callboard.packs import Sent
@@ -28,6 +29,10 @@ class DeadLetters:
         return await self._broker.consume(Destination.dead_letters(), self._on_delivery, prefetch=50)
 
     def _on_delivery(self, delivery: Delivery) -> None:
+        if (foreign := called(delivery)) is not None:
+            log.error("Activity %s of %s was delivered too often without a result", foreign.name, foreign.instance_id)
+            self._sender.tell(poisoned(foreign, self._host), _settled(DeliveryCalls(delivery, 1), delivery))
+            return
         calls, unreadable = unpacked(delivery, checked)
         if not calls and not unreadable:
             delivery.ack()

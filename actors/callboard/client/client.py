@@ -251,17 +251,23 @@ class Client:
         content = self._codec.encode(data, f"The data of event {name!r}", codec)
         await self._raise_event(instance_id, name, content)
 
-    async def raise_event_encoded(self, instance_id: str, name: str, payload: Payload | None) -> None:
-        """`raise_event` with data that is JSON text already."""
-        await self._raise_event(instance_id, name, self._checked(payload, f"The data of event {name!r}"))
+    async def raise_event_encoded(
+        self, instance_id: str, name: str, payload: Payload | None, *, message_id: str | None = None
+    ) -> None:
+        """`raise_event` with data that is JSON text already; under one message id it is raised once."""
+        content = self._checked(payload, f"The data of event {name!r}")
+        await self._raise_event(instance_id, name, content, message_id)
 
     def _checked(self, payload: Payload | None, what: str) -> Content | None:
         return payloads.checked(payload, what, limit=self._codec.options.max_payload)
 
-    async def _raise_event(self, instance_id: str, name: str, content: Content | None) -> None:
+    async def _raise_event(
+        self, instance_id: str, name: str, content: Content | None, message_id: str | None = None
+    ) -> None:
         name = payloads.text(name, "The name of an event")
         target = await self._connection.require_running(instance_id)
-        message_id, at = self._host.token(), self._host.now()
+        message_id = payloads.text(message_id or self._host.token(), "The id of a message")
+        at = self._host.now()
         payload = self._codec.seal(content, event_place(instance_id, message_id, name))
         payload = await self._large.kept(payload, instance_id)
         event = RaiseEvent(instance_id=instance_id, message_id=message_id, name=name, at=at, input=payload)

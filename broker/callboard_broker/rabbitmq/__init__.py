@@ -32,6 +32,8 @@ from callboard_broker.topology import (
     check_foreign_name,
     check_hub,
     is_durable,
+    is_served_by_others,
+    named,
     queue_name,
     queue_spec,
     standing_queues,
@@ -239,7 +241,7 @@ class RabbitMQBroker:
         try:
             async with asyncio.timeout(self._options.publish_timeout):
                 wire = await self._publishing.connected()
-                spec = queue_spec(self._hub, Destination.foreign(queue), wire.version)
+                spec = queue_spec(self._hub, named(self._hub, queue), wire.version)
                 await wire.prepare(spec, exchange, keys)
         except QueueLockedError as error:
             raise ConfigurationError(
@@ -357,7 +359,10 @@ class _Publisher:
     def _declaration(self, destination: Destination) -> Coroutine[Any, Any, None]:
         if destination.kind is DestinationKind.TOPIC:
             return self._wire.declare_exchange(destination.name)
-        return self._wire.declare([queue_spec(self._hub, destination, self._wire.version)])
+        spec = queue_spec(self._hub, destination, self._wire.version)
+        if is_served_by_others(destination):
+            return self._wire.prepare(spec, "", ())
+        return self._wire.declare([spec])
 
 
 def _declared_as(destination: Destination) -> Destination | None:

@@ -15,7 +15,7 @@ from callboard_broker.rabbitmq.errors import WIRE_ERRORS, QueueMissingError, Una
 from callboard_broker.rabbitmq.link import Backoff, Link
 from callboard_broker.rabbitmq.options import RabbitMQOptions
 from callboard_broker.rabbitmq.wire import Wire
-from callboard_broker.topology import queue_name, queue_spec
+from callboard_broker.topology import named, queue_name, queue_spec
 
 log = logging.getLogger("callboard.broker")
 
@@ -162,7 +162,7 @@ class RabbitMQConsumer:
             raise
 
     async def _consume(self, wire: Wire) -> ConsumerChannel:
-        spec = queue_spec(self._hub, self._destination, wire.version)
+        spec = queue_spec(self._hub, self._own(), wire.version)
         if self._destination.kind is DestinationKind.FOREIGN:
             await wire.prepare(spec, "", ())
             for exchange, keys in self._bindings.get(spec.name, {}).items():
@@ -174,6 +174,10 @@ class RabbitMQConsumer:
         self._wire = wire
         self._seen_by_probe = -1
         return self._channel
+
+    def _own(self) -> Destination:
+        foreign = self._destination.kind is DestinationKind.FOREIGN
+        return named(self._hub, self._destination.name) if foreign else self._destination
 
     def _established(self) -> None:
         self._backoff.reset()

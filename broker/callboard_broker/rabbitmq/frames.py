@@ -56,7 +56,7 @@ def content_header(
     size: int,
     headers: Mapping[str, str] | None,
     mode: int,
-    message_id: str,
+    message_id: str | None,
     properties: Properties = NO_PROPERTIES,
 ) -> bytes:
     """The header of a message with a body of so many bytes.
@@ -72,7 +72,7 @@ def content_header(
     Raises:
         ValueError: a header's name or a property is longer than 255 bytes.
     """
-    flags = HAS_DELIVERY_MODE | HAS_MESSAGE_ID
+    flags = HAS_DELIVERY_MODE
     table = b""
     if headers:
         flags |= HAS_HEADERS
@@ -93,7 +93,8 @@ def content_header(
         before = correlation + reply_to
         after, has = _short(properties.type, HAS_TYPE)
         flags |= has
-    identity, _ = _short(message_id, HAS_MESSAGE_ID)
+    identity, has = _short(message_id, HAS_MESSAGE_ID)
+    flags |= has
     payload = b"".join((_content(BASIC, 0, size, flags), first, table, bytes((mode,)), before, identity, after))
     return _frame(HEADER_FRAME, channel, len(payload)) + payload + FRAME_END
 

@@ -262,7 +262,7 @@ class PublisherChannel:
         channel, number, size = self._channel, self._channel.number, len(body)
         tag = channel.delivery_tag + 1
         identity = f"{self._identity}.{tag}"
-        known_by = identity if properties.message_id is None or exchange is None else properties.message_id
+        known_by = identity if exchange is None else properties.message_id
         header = frames.content_header(number, size, headers, mode, known_by, properties)
         method = frames.publish(number, routing_key, exchange or "", mandatory=exchange is None)
         confirmation = _Confirmation(self, identity, size)
