@@ -37,6 +37,7 @@ from callboard.errors import (
 from callboard.hub import TaskHub
 from callboard.ports import EntityFilter, InstanceFilter
 from callboard.retries import RetryPolicy
+from callboard.trigger import TriggerMessage
 from callboard.worker import Worker, WorkerOptions
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "SubOrchestrationFailedError",
     "TaskFailedError",
     "TaskHub",
+    "TriggerMessage",
     "Worker",
     "WorkerOptions",
     "activity_context",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, overload
 
+import msgspec
+
 from callboard.activity import ActivityOptions, check_concurrency, spacing
 from callboard.codecs import CodecName, CodecOptions
 from callboard.codecs.keys import Keys
@@ -24,6 +26,7 @@ from callboard.registry import (
     check_queue,
     check_version,
 )
+from callboard.trigger import IdSource, Trigger
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=TokenSource)
@@ -38,6 +41,55 @@ class Blueprint:
 
     def __init__(self) -> None:
         self.registry = Registry()
+
+    def trigger(
+        self,
+        queue: str,
+        *,
+        instance_id: IdSource = "message_id",
+        event: str | None = None,
+        exchange: str = "",
+        keys: tuple[str, ...] = (),
+        prefetch: int = 100,
+        at_least_once: bool = False,
+    ) -> Callable[[F], F]:
+        """Lets each message on a queue start an orchestration, or raise an event on an instance. docs/triggers.md says more.
+
+        As a decorator of an orchestration: ``@app.trigger("orders")`` above ``@app.orchestration``; the message's data are its input. With
+        ``event``, it is complete by itself: ``app.trigger("payments", event="paid", instance_id="body:orderId")``.
+
+        Args:
+            queue: The queue's name; it is made if it is not there.
+            instance_id: ``message_id``, ``correlation_id``, ``header:NAME``, ``body:PATH``, or a function of a `TriggerMessage`. A message that
+                comes again, and any other for an instance that is there, starts nothing.
+            event: The event to raise, on an instance that is there.
+            exchange: A topic exchange to bind the queue to; it is made if it is not there.
+            keys: The binding keys.
+            prefetch: How many messages a worker has in hand.
+            at_least_once: Take messages without an id, too; they may then count twice.
+
+        Raises:
+            RegistrationError: this cannot be.
+        """
+
+        def register(function: F) -> F:
+            name = self.registry.name_of("orchestration", function)
+            self.registry.triggers.append(msgspec.structs.replace(trigger, orchestration=name, event=None))
+            return function
+
+        trigger = Trigger(
+            queue=queue,
+            orchestration=None if event is not None else "?",
+            event=event,
+            instance_id=instance_id,
+            exchange=exchange,
+            keys=keys,
+            prefetch=prefetch,
+            at_least_once=at_least_once,
+        )
+        if event is not None:
+            self.registry.triggers.append(trigger)
+        return register
 
     def foreign_activity(self, name: str, *, queue: str, result_type: type[T] | None = None) -> str:
         """Declares an activity that programs in any language serve (docs/wire.md); returns its name, to call it by.
@@ -299,6 +351,7 @@ class App(Blueprint):
             self.registry.add_token_source(name, function)
         for target in blueprint.registry.foreign_activities.values():
             self.registry.add_foreign_activity(target)
+        self.registry.triggers.extend(blueprint.registry.triggers)
 
 
 def check_hub(hub: str) -> str:

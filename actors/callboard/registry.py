@@ -31,6 +31,7 @@ from callboard.errors import (
     RegistrationError,
 )
 from callboard.replay_logging import ReplaySafeLogger
+from callboard.trigger import Trigger
 
 #: What the names of activity queues begin with that programs in other languages serve.
 FOREIGN_QUEUE = "json."
@@ -118,6 +119,7 @@ class Registry:
         self.token_sources: dict[str, TokenSource] = {}
         """What gets the tokens that ``call_http`` names."""
         self.foreign_activities: dict[str, CallTarget] = {}
+        self.triggers: list[Trigger] = []
         self._versions: dict[str, dict[str | None, OrchestrationDefinition]] = {}
         self._names: dict[tuple[str, Callable[..., Any]], str] = {}
         self._versions_of: dict[Callable[..., Any], list[str | None]] = {}

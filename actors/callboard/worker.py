@@ -65,6 +65,7 @@ from callboard.startlimits import StartLimits
 from callboard.sweeping import Sweeper
 from callboard.telemetry import Telemetry
 from callboard.timers import Timers
+from callboard.triggers import Triggers
 from callboard.turns import MEMORY, TurnLoop
 from callboard.turnthread import TURN_LIMIT, TurnThread
 from callboard.watchers import Watchers
@@ -168,6 +169,7 @@ class Worker:
         replies = Replies(host, self.packer, sender, LargeValues(hub.store, host), post=self._post)
         foreign = ForeignCalls(hub.broker, host, Values(self._codec, quarantine, hub.store, host), sender, hub.name)
         self._client = Client(hub, self._app, host=host)
+        self._triggers = Triggers(hub.broker, host, self._client, tuple(self._app.registry.triggers))
         self._ingress = Ingress(hub.broker, host, self._client, foreign, sender)
         me = self._info()
         self.company = Company(me)
@@ -306,6 +308,7 @@ class Worker:
         if self.runs_orchestrations:
             self._others.append(await self._dead_letters.serve())
             self._others.append(await self._ingress.serve())
+            self._others.extend(await self._triggers.serve())
             for target in self._app.registry.foreign_activities.values():
                 await self._hub.broker.prepare(f"{self._hub.name}.activities.{target.queue}")
         if self.options.balance:
