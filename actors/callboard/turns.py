@@ -268,7 +268,8 @@ class TurnLoop:
             return
         if actor.activation is not None:
             await self._fetcher.supply(actor.activation)
-        self._fetched.append((actor, whole, await self._fetcher.instance(loaded)))
+        instance = await self._fetcher.instance(loaded)
+        self._fetched.append((actor, whole, instance))  # not earlier: the list is replaced while we wait
         self._wake.set()
 
     def _job(
