@@ -91,6 +91,16 @@ class Packer:
     def idle(self) -> bool:
         return not self._lines
 
+    @property
+    def waiting(self) -> int:
+        """How many messages wait to be published."""
+        return sum(len(line.waiting) for line in list(self._lines.values()))
+
+    @property
+    def under_way(self) -> int:
+        """How many packs the broker has not confirmed yet, at most."""
+        return sum(line.under_way for line in list(self._lines.values()))
+
     async def _serve(self, destination: Destination, line: _Line) -> None:
         most = MOST_CALLS if destination.kind is DestinationKind.ACTIVITIES else MOST_MESSAGES
         try:

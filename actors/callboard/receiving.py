@@ -115,8 +115,10 @@ class Quarantine:
     def __init__(self, store: Store, host: Host) -> None:
         self._store = store
         self._host = host
+        self.kept = 0
 
     def keep(self, part: Unreadable, source: Destination, kept: Callable[[], None]) -> None:
+        self.kept += 1
         log.error("A message from %s cannot be understood and goes to quarantine: %s", source, part.reason)
         message = Quarantined(
             id=self._host.token(),

@@ -17,6 +17,7 @@ from callboard.batching import retrying
 from callboard.core.messages import TimerDue
 from callboard.mailbox import Account, Letter
 from callboard.ports import Host, Store, TimerRow
+from callboard.statistics import Histogram
 
 log = logging.getLogger("callboard")
 
@@ -74,6 +75,7 @@ class Timers:
         self._heap: list[tuple[datetime, Key]] = []
         self._rows: dict[Key, TimerRow] = {}
         self._fired: set[Key] = set()
+        self.lateness = Histogram()
         self._horizon = host.now()
         self._owned: frozenset[int] = frozenset()
         self._wake = asyncio.Event()
@@ -187,6 +189,7 @@ class Timers:
             heapq.heappop(self._heap)
             row = self._rows.pop(key, None)
             if row is not None:
+                self.lateness.observe((now - due).total_seconds())
                 self._post_due(key, row)
         return 0.0
 

@@ -49,6 +49,7 @@ from callboard.mailbox import Actor, Letter
 from callboard.ports import AppendOutcome, Host, LoadedInstance, Store
 from callboard.registry import Registry
 from callboard.replies import Replies
+from callboard.statistics import TurnStatistics
 from callboard.tracing import UNTRACED, Tracing
 from callboard.turnthread import Hung, StuckOrchestration, TurnJob, TurnThread
 
@@ -172,6 +173,17 @@ class TurnLoop:
     def quiet(self) -> bool:
         """Whether nothing is under way and nothing waits."""
         return not self._ready and not any(actor.busy or actor.letters for actor in self._actors.values())
+
+    @property
+    def active(self) -> int:
+        """How many instances are in memory that have not ended."""
+        actors = list(self._actors.values())
+        return sum(actor.activation is not None and not actor.activation.state.terminal for actor in actors)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for a turn."""
+        return sum(len(actor.letters) for actor in list(self._actors.values()))
 
     def is_active(self, instance_id: str) -> bool:
         """Whether the instance is held here, with something under way or waiting."""
@@ -318,6 +330,7 @@ class TurnLoop:
                 self._on_turn_failed(actor, letters, job)
             else:
                 actor.activation = job.activation
+                self.statistics.turned(job.seconds, len(job.messages), hot=job.make is None)
                 self._on_turn(actor, letters, job.turn)
 
     async def _run_slowly(self, actor: Actor, letters: list[Letter], activation: EntityActivation) -> None:
@@ -363,7 +376,7 @@ class TurnLoop:
     ) -> Callable[[AppendOutcome | None, BaseException | None], None]:
         def done(outcome: AppendOutcome | None, error: BaseException | None) -> None:
             if outcome is AppendOutcome.COMMITTED:
-                self.statistics.commits += 1
+                self.statistics.committed(commit, actor.activation)
                 if turn.spans:
                     self._tracing.ended(turn.spans)
                 if commit.entity is not None:
@@ -502,6 +515,7 @@ class TurnLoop:
                 if loaded.commits and loaded.record.head < loaded.commits[-1].n:
                     self._behind(loaded.commits[-1])
                 self._tell_loaded(loaded)
+                self.statistics.replays += bool(loaded.commits)
                 self._loaded.append((actor, loaded))
                 self._wake.set()
 
@@ -550,7 +564,11 @@ class TurnLoop:
         await retrying(lambda: self._store.create([record]), self._host, "create")
 
     async def _append(self, commits: Sequence[Commit]) -> list[AppendOutcome]:
-        return await self._store.append(commits)
+        began = self._host.monotonic()
+        outcomes = await self._store.append(commits)
+        self.statistics.commit_seconds.observe(self._host.monotonic() - began)
+        self.statistics.commit_batch.observe(len(commits))
+        return outcomes
 
     # Hot activations
 
@@ -601,17 +619,6 @@ class TurnLoop:
         if not actor.busy:
             self._evict(actor)
             self._actors.pop(actor.instance_id, None)
-
-
-class TurnStatistics:
-    """Counts since the worker started."""
-
-    def __init__(self) -> None:
-        self.turns = 0
-        self.commits = 0
-        self.lost_races = 0
-        self.loads = 0
-        self.evictions = 0
 
 
 def _take(actor: Actor) -> list[Letter]:

@@ -39,7 +39,7 @@ SLICE = 0.2
 class TurnJob:
     """One turn to run: an activation, or how to make it, which may take a replay."""
 
-    __slots__ = ("activation", "error", "instance_id", "make", "messages", "turn")
+    __slots__ = ("activation", "error", "instance_id", "make", "messages", "seconds", "turn")
 
     def __init__(
         self,
@@ -54,6 +54,8 @@ class TurnJob:
         self.make = make
         self.turn: Turn | None = None
         self.error: BaseException | None = None
+        self.seconds = 0.0
+        """How long it took."""
 
 
 class StuckOrchestration:
@@ -209,9 +211,10 @@ class TurnThread:
         if job.activation is None:
             assert job.make is not None
             job.activation = job.make()
-        return job.activation.turn(
-            job.messages, now=batch.now, token=self._author + self._host.token()[len(self._author) :], pace=batch.pace
-        )
+        token = self._author + self._host.token()[len(self._author) :]
+        turn = job.activation.turn(job.messages, now=batch.now, token=token, pace=batch.pace)
+        job.seconds = self._host.monotonic() - batch.began
+        return turn
 
     def _look(self, batch: _Batch) -> Hung | None:
         with batch.lock:

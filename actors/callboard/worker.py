@@ -38,6 +38,7 @@ from callboard.foreign import ForeignCalls
 from callboard.host import SystemHost
 from callboard.hub import TaskHub
 from callboard.ingress import Ingress
+from callboard.instruments import worker_instruments
 from callboard.large_values import LargeValues
 from callboard.mailbox import Letter
 from callboard.ownership import DRAIN, HEARTBEAT, LEASE, Ownership
@@ -45,6 +46,7 @@ from callboard.packs import Packer, decode_pack
 from callboard.parking import SecondChances
 from callboard.ports import (
     BackgroundTask,
+    Broker,
     Claim,
     Delivery,
     Destination,
@@ -62,6 +64,7 @@ from callboard.retelling import Colleagues, Retelling
 from callboard.routes import Routes, Sender
 from callboard.scope import Scope
 from callboard.startlimits import StartLimits
+from callboard.statistics import NamedCounts
 from callboard.sweeping import Sweeper
 from callboard.telemetry import Telemetry
 from callboard.timers import Timers
@@ -144,7 +147,8 @@ class Worker:
         # A thread for each activity that may run: one that waited for a thread would use up its time.
         self._own_host = SystemHost(threads=max(32, self.options.concurrency)) if host is None else None
         self._host = Scope(host or self._own_host or SystemHost())
-        self._tracing = (telemetry or Telemetry()).tracing()
+        telemetry = telemetry or Telemetry()
+        self._tracing = telemetry.tracing()
         self.worker_id = self._host.token()[:16]
         self._others: list[Subscription] = []
         self._loops: list[BackgroundTask] = []
@@ -156,6 +160,7 @@ class Worker:
         for codec in app.registry.codecs:
             self._codec.require(codec)
         self._wire()
+        telemetry.tell(worker_instruments(self))
 
     def _wire(self) -> None:
         """Puts the parts together. Data flows one way: receiver → turns → effects → packer."""
@@ -165,7 +170,8 @@ class Worker:
         self.packer = Packer(hub.broker, host)
         self.routes = Routes(hub.partitions)
         sender = Sender(self.packer, self.routes)
-        quarantine = Quarantine(hub.store, host)
+        quarantine = self.quarantine = Quarantine(hub.store, host)
+        self.partition_changes = NamedCounts()
         replies = Replies(host, self.packer, sender, LargeValues(hub.store, host), post=self._post)
         foreign = ForeignCalls(hub.broker, host, Values(self._codec, quarantine, hub.store, host), sender, hub.name)
         self._client = Client(hub, self._app, host=host)
@@ -273,6 +279,10 @@ class Worker:
                 build=self.options.build,
             ),
         )
+
+    @property
+    def broker(self) -> Broker:
+        return self._hub.broker
 
     @property
     def runs_orchestrations(self) -> bool:
@@ -481,14 +491,20 @@ class Worker:
         self.routes.update(view.leases)
         self.company.seen(view)
 
+    def _note_change(self, change: str, count: int) -> None:
+        for _ in range(count):
+            self.partition_changes.add("", change)
+
     async def _gain(self, partitions: frozenset[int]) -> None:
         self._set_owned(self._owned | partitions)
+        self._note_change("gained", len(partitions))
         self._consumers.start(partitions)
         log.info("Acts for %d partitions now", len(self._owned))
 
     async def _lose(self, partitions: frozenset[int], *, orderly: bool) -> None:
         """Stops taking letters for partitions, lets what is in hand come to rest if there is time, and forgets them."""
         await self._consumers.stop(partitions)
+        self._note_change("lost", len(self._owned & partitions))
         self._set_owned(self._owned - partitions)
         # No heartbeat is sent meanwhile: the other leases must not run out.
         until = self._host.monotonic() + (min(DRAIN, self.options.lease / 3) if orderly else 0)

@@ -29,6 +29,7 @@ from callboard.ports import Broker, Host, Store
 from callboard.receiving import Quarantine
 from callboard.registry import Activities
 from callboard.routes import Sender
+from callboard.statistics import ActivityStatistics
 from callboard.tracing import UNTRACED, Tracing
 
 log = logging.getLogger("callboard")
@@ -91,6 +92,7 @@ class ActivityRunner:
         self._cancelled: OrderedDict[TaskKey, None] = OrderedDict()
         self._draining = False
         self.executed = 0
+        self.statistics = ActivityStatistics()
 
     async def serve(self, queue: str) -> None:
         """Starts to consume a queue."""
@@ -109,6 +111,14 @@ class ActivityRunner:
     @property
     def idle(self) -> bool:
         return not self._running
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     async def drain(self, deadline: float) -> None:
         """Starts nothing more, waits for what runs (up to ``deadline`` seconds), and gives the rest back to the queue."""
@@ -237,12 +247,23 @@ class ActivityRunner:
                     outcome = await self._outcome(run)
                     if isinstance(outcome, FailureDetails):
                         span.failed(outcome)
+                self._count(run, failed=isinstance(outcome, FailureDetails))
                 self._tell(run, outcome)
         except asyncio.CancelledError:
             if run.stop is None or run.stop is Stop.WORKER_STOPS:
                 raise  # the worker ends: the message goes back to the queue, and the activity runs again elsewhere
         finally:
             self._ended(run)
+
+    def _count(self, run: Run, *, failed: bool) -> None:
+        call, counted = run.call, self.statistics
+        counted.ended.add(call.name, "failed" if failed else "completed")
+        if call.attempt > 1:
+            counted.retries.add(call.name)
+        if run.started is not None:
+            counted.seconds.observe(call.name, self._host.monotonic() - run.started)
+        if call.scheduled_at is not None and run.started_at is not None:
+            counted.wait.observe(call.name, max(0.0, (run.started_at - call.scheduled_at).total_seconds()))
 
     async def _may_begin(self, run: Run) -> bool:
         """Looks for what speaks against it, as far as anything can: most calls cost no question here."""

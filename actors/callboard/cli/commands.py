@@ -25,6 +25,8 @@ from callboard.cli.options import (
     Host,
     HubName,
     Level,
+    MetricsHost,
+    MetricsPort,
     Only,
     Otlp,
     Partitions,
@@ -104,6 +106,8 @@ def worker(
     partitions: Partitions = None,
     drain: Drain = DRAIN_DEADLINE,
     retain: Retain = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     otlp: Otlp = None,
     log_level: Level = "info",
 ) -> None:
@@ -129,7 +133,12 @@ def worker(
     )
     if lifeline is not None or processes == 1:
         with watched(task_hub.name, otlp):
-            run(until_stopped(lambda stopping: run_worker(loaded, task_hub, options, stopping, lifeline)))
+            metrics = metrics_host, metrics_port
+            run(
+                until_stopped(
+                    lambda stopping: run_worker(loaded, task_hub, options, stopping, lifeline, metrics=metrics)
+                )
+            )
         return
     run(check_servers(task_hub))  # what is wrong is said once, here, and not by each process
     supervisor = Supervisor(

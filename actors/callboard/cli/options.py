@@ -69,6 +69,21 @@ DataFolder: TypeAlias = Annotated[
     Path,
     typer.Option("--data", metavar="DIR", file_okay=False, help="The folder that keeps the data of `callboard dev`."),
 ]
+MetricsPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        envvar="CALLBOARD_METRICS_PORT",
+        min=1,
+        max=65535,
+        help="Show metrics for Prometheus at http://HOST:PORT/metrics; with several processes, on a port each from this one on.",
+        show_default=False,
+    ),
+]
+MetricsHost: TypeAlias = Annotated[
+    str,
+    typer.Option("--metrics-host", envvar="CALLBOARD_METRICS_HOST", help="The address that metrics are shown on."),
+]
 Otlp: TypeAlias = Annotated[
     str | None,
     typer.Option(

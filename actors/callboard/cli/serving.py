@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -24,6 +24,7 @@ from callboard.client import Client
 from callboard.core.payloads import MAX_PAYLOAD
 from callboard.http import create_http_app
 from callboard.hub import TaskHub
+from callboard.instruments import Instrument, worker_instruments
 from callboard.worker import Worker, WorkerOptions
 
 log = logging.getLogger("callboard.cli")
@@ -36,8 +37,14 @@ DEV_DRAIN = 5.0
 
 async def run_dev(app: App, hub: TaskHub, listener: Listener, folder: DataFolder, stopping: Stopping) -> None:
     """Worker and HTTP API in this process."""
-    async with hub, Worker(app, hub, WorkerOptions(drain=DEV_DRAIN)), Client(hub, app) as client:
-        api = _api(client, listener, app)
+    async with hub, Worker(app, hub, WorkerOptions(drain=DEV_DRAIN)) as worker, Client(hub, app) as client:
+        # What is sent and published is the worker's too: one broker, one line to it.
+        own = [
+            each
+            for each in worker_instruments(worker)
+            if not each.name.startswith(("callboard.publish", "callboard.broker"))
+        ]
+        api = _api(client, listener, app, own)
         async with serving(api, listener, access_log=True):
             stopping.ready()
             say(_welcome(app, hub, listener, folder))
@@ -55,9 +62,11 @@ async def run_serve(app: App | None, hub: TaskHub, listener: Listener, stopping:
             await stopping.wait()
 
 
-def _api(client: Client, listener: Listener, app: App | None) -> FastAPI:
+def _api(client: Client, listener: Listener, app: App | None, instruments: Sequence[Instrument] = ()) -> FastAPI:
     limit = app.codec_options.max_payload if app is not None else MAX_PAYLOAD
-    return create_http_app(client, keys=listener.keys, allowed_hosts=listener.allowed_hosts, body_limit=limit)
+    return create_http_app(
+        client, keys=listener.keys, allowed_hosts=listener.allowed_hosts, body_limit=limit, instruments=instruments
+    )
 
 
 def _welcome(app: App, hub: TaskHub, listener: Listener, folder: DataFolder) -> str:

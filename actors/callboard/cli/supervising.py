@@ -14,6 +14,7 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
 
+from callboard.cli.metrics import PROCESS
 from callboard.cli.running import LIFELINE, Stopping
 
 log = logging.getLogger("callboard.cli")
@@ -85,7 +86,7 @@ class Supervisor:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
                     *self._command,
-                    env={**os.environ, LIFELINE: str(theirs.fileno())},
+                    env={**os.environ, LIFELINE: str(theirs.fileno()), PROCESS: str(number)},
                     pass_fds=(theirs.fileno(),),
                     # A terminal's Ctrl-C is for the supervisor alone, which passes on one order to stop.
                     process_group=0,

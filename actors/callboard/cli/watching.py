@@ -11,7 +11,9 @@ from collections.abc import Generator
 log = logging.getLogger("callboard.cli")
 
 #: What in the environment asks for traces.
-ASKING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+FOR_TRACES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+#: What in the environment asks for metrics.
+FOR_METRICS = "OTEL_METRICS_EXPORTER"
 
 
 @contextlib.contextmanager
@@ -27,8 +29,8 @@ def watched(service: str, otlp: str | None) -> Generator[None]:
     Raises:
         ConfigurationError: what was asked for is not possible; says why.
     """
-    asked = otlp is not None or any(os.environ.get(name) for name in ASKING)
-    if not asked or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    traces = otlp is not None or any(os.environ.get(name) for name in FOR_TRACES)
+    if not (traces or os.environ.get(FOR_METRICS)) or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         yield
         return
     if _is_set_up():
@@ -36,15 +38,15 @@ def watched(service: str, otlp: str | None) -> Generator[None]:
             log.warning("The App has set up OpenTelemetry itself: --otlp changes nothing")
         yield
         return
-    from callboard.telemetry.setting_up import otlp_variables, set_up_tracing  # noqa: PLC0415 - slow to import
+    from callboard.telemetry.setting_up import otlp_variables, set_up_metrics, set_up_tracing  # noqa: PLC0415 - slow to import
 
     if otlp is not None:
         os.environ.update(otlp_variables(otlp))
-    shut_down = set_up_tracing(service)
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        if traces:
+            at_the_end.callback(set_up_tracing(service))
+        at_the_end.callback(set_up_metrics(service))
         yield
-    finally:
-        shut_down()
 
 
 def _is_set_up() -> bool:

@@ -6,20 +6,28 @@ import logging
 import sys
 
 from callboard.app import App
+from callboard.cli.metrics import showing
 from callboard.cli.running import Lifeline, Stopping
 from callboard.hub import TaskHub
+from callboard.instruments import worker_instruments
 from callboard.worker import Worker, WorkerOptions
 
 log = logging.getLogger("callboard.cli")
 
 
 async def run_worker(
-    app: App, hub: TaskHub, options: WorkerOptions, stopping: Stopping, lifeline: Lifeline | None
+    app: App,
+    hub: TaskHub,
+    options: WorkerOptions,
+    stopping: Stopping,
+    lifeline: Lifeline | None,
+    *,
+    metrics: tuple[str, int | None] = ("127.0.0.1", None),
 ) -> None:
     """A worker, alone or one of a supervisor's."""
     if lifeline is not None:
         lifeline.hold()
-    async with hub, Worker(app, hub, options) as worker:
+    async with hub, Worker(app, hub, options) as worker, showing(worker_instruments(worker), *metrics):
         stopping.ready()
         say(f"Worker {worker.worker_id} is ready: hub {hub.name!r}, {_what_runs(worker)}.")
         if lifeline is not None:

@@ -42,8 +42,10 @@ from callboard.core.messages import (
 )
 from callboard.hub import TaskHub
 from callboard.large_values import LargeValues
+from callboard.packs import Packer
 from callboard.ports import EntityFilter, Host, InstanceFilter
 from callboard.registry import Registry, check_version
+from callboard.statistics import NamedCounts
 from callboard.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -81,6 +83,15 @@ class Client:
     @property
     def hub(self) -> TaskHub:
         return self._connection.hub
+
+    @property
+    def packer(self) -> Packer:
+        return self._connection.packer
+
+    @property
+    def starts(self) -> NamedCounts:
+        """How many orchestrations were started from here, by name."""
+        return self._starts.started
 
     @property
     def orchestrations(self) -> list[str]:

@@ -47,9 +47,9 @@ class Connection:
         self.host = Scope(host or self._own_host or SystemHost())
         self.tracing: Tracing = (telemetry or Telemetry()).tracing()
         self.client_id = f"client-{self.host.token()[:16]}"
-        self._packer = Packer(hub.broker, self.host)
+        self.packer = Packer(hub.broker, self.host)
         self.routes = Routes(hub.partitions)
-        self._sender = Sender(self._packer, self.routes)
+        self._sender = Sender(self.packer, self.routes)
         self._viewed = -VIEW_AGE
         self._looks: Batcher[str, InstanceRecord | None] = Batcher(self._look, self.host, name="look", parallel=2)
         self._inbox: Subscription | None = None
@@ -60,7 +60,7 @@ class Connection:
     async def aclose(self) -> None:
         """Lets what was sent reach the broker (up to a few seconds), and ends."""
         until = self.host.monotonic() + FLUSH
-        while not self._packer.idle and self.host.monotonic() < until:
+        while not self.packer.idle and self.host.monotonic() < until:
             await self.host.sleep(0.005)
         if self._inbox is not None:
             await self._inbox.aclose()

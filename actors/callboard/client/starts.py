@@ -19,6 +19,7 @@ from callboard.core.messages import StartExecution
 from callboard.errors import InstanceAlreadyExistsError
 from callboard.large_values import LargeValues
 from callboard.ports import CreateOutcome
+from callboard.statistics import NamedCounts
 
 #: What to do when the id of a new instance is known already: take it if that instance has ended (Durable Functions' default), take that
 #: instance for the new one whatever it is doing, or refuse. An id that was purged is free.
@@ -48,6 +49,7 @@ class Starts:
         self._codec = codec
         self._large = large
         self._endings = endings
+        self.started = NamedCounts()
         create = connection.hub.store.create
         self._creations: Batcher[InstanceRecord, CreateOutcome] = Batcher(
             create, connection.host, name="create", parallel=2
@@ -77,6 +79,7 @@ class Starts:
                 raise InstanceAlreadyExistsError(record.instance_id, status)
         if record.input is not payload:  # a purge of the id's last instance may have come between, and taken it along
             await self._large.kept(payload, record.instance_id)
+        self.started.add(record.name)
         # The start is durable now; should a message be lost, the partition's owner finds the Pending record.
         if record.scheduled_start_time is None:
             self._wake(record)

@@ -235,6 +235,7 @@ def _activity_call(commit: Commit, event: TaskScheduled) -> ActivityCall:
         name=event.name,
         queue=event.queue,
         input=event.input,
+        scheduled_at=event.timestamp,
         trace=action_context(commit.trace, commit.execution_id, event.event_id),
         attempt=event.attempt,
         first_attempt=event.first_attempt,

@@ -238,6 +238,7 @@ class ActivityCall(_Message, frozen=True, kw_only=True):
     """When it is too late to begin."""
     lapses: int = 0
     """How many workers that ran it have disappeared."""
+    scheduled_at: datetime | None = None
 
     @property
     def key(self) -> TaskKey:

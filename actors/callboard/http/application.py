@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
 
 from callboard.client import Client
@@ -17,6 +17,8 @@ from callboard.http.problems import add_problem_answers
 from callboard.http.replies import PREFIX
 from callboard.http.routes import Routes
 from callboard.http.tracing import TraceHeaders
+from callboard.instruments import Instrument, client_instruments
+from callboard.prometheus import CONTENT_TYPE, exposition
 
 
 def create_http_app(
@@ -26,6 +28,7 @@ def create_http_app(
     allowed_hosts: Collection[str] = ("*",),
     body_limit: int = MAX_PAYLOAD,
     server_timeout: float = 15.0,
+    instruments: Sequence[Instrument] = (),
 ) -> FastAPI:
     """Makes Durable Functions' HTTP API for one hub, to serve or to mount in an app of your own: ``app.mount("/durable", …)``.
 
@@ -35,11 +38,13 @@ def create_http_app(
         allowed_hosts: The names under which it answers, against web pages that point a name of theirs at this machine; ``*``: all.
         body_limit: Largest body of a request, in bytes.
         server_timeout: How long the broker and the store may take before a request is answered with 503, in seconds.
+        instruments: What ``/metrics`` shows, besides the client's own.
     """
     app = FastAPI(title="Callboard", docs_url=None, redoc_url=None, redirect_slashes=False)
     get_client = client if callable(client) else lambda: client
     routes = Routes(get_client, body_limit=body_limit, server_timeout=server_timeout)
     _add_routes(app, routes, MessageRoutes(get_client, routes, body_limit=body_limit))
+    _add_metrics(app, get_client, instruments)
     add_problem_answers(app)
     if "*" not in allowed_hosts:
         app.add_middleware(Guard, allowed_hosts=allowed_hosts)
@@ -47,6 +52,14 @@ def create_http_app(
         app.add_middleware(Authentication, keys=keys)
     app.add_middleware(TraceHeaders)
     return app
+
+
+def _add_metrics(app: FastAPI, client: Callable[[], Client], instruments: Sequence[Instrument]) -> None:
+    def metrics() -> Response:
+        """Show this process's metrics, for Prometheus."""
+        return Response(exposition([*client_instruments(client()), *instruments]), media_type=CONTENT_TYPE)
+
+    app.add_api_route("/metrics", metrics, methods=["GET"], operation_id="GET /metrics")
 
 
 def _add_routes(app: FastAPI, routes: Routes, messages: MessageRoutes) -> None:

@@ -6,9 +6,12 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
@@ -54,10 +57,25 @@ def set_up_tracing(service: str, environment: Mapping[str, str] = os.environ) ->
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for name in names:
         if name not in ("otlp", "none", ""):
-            exporter = _exporter(name)
+            exporter: SpanExporter = _installed("traces", name)
             simple = name == "console"
             provider.add_span_processor(SimpleSpanProcessor(exporter) if simple else BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+def set_up_metrics(service: str, environment: Mapping[str, str] = os.environ) -> Callable[[], None]:
+    """Gives the process a meter provider, if ``OTEL_METRICS_EXPORTER`` names an exporter; otherwise as `set_up_tracing`."""
+    names = [name.strip() for name in environment.get("OTEL_METRICS_EXPORTER", "none").split(",")]
+    protocol = environment.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    otlp = "otlp_proto_grpc" if protocol == _GRPC else "otlp_proto_http"
+    exporters: list[MetricExporter] = [
+        _installed("metrics", otlp if name == "otlp" else name) for name in names if name not in ("none", "")
+    ]
+    readers = [PeriodicExportingMetricReader(exporter) for exporter in exporters]
+    provider = MeterProvider(readers, _resource(service, environment), shutdown_on_exit=False)
+    if readers:
+        metrics.set_meter_provider(provider)
     return provider.shutdown
 
 
@@ -122,11 +140,13 @@ def _number(environment: Mapping[str, str], name: str, otherwise: float) -> floa
         raise ConfigurationError(f"{name}={text} is not possible: it must be a number.") from None
 
 
-def _exporter(name: str) -> SpanExporter:
-    group = "opentelemetry_traces_exporter"
-    found = {point.name: point for point in entry_points(group=group)}
+def _installed(signal: str, name: str) -> Any:
+    """An exporter of some package."""
+    found = {point.name: point for point in entry_points(group=f"opentelemetry_{signal}_exporter")}
     if name not in found:
         known = ", ".join(["otlp", "none", *sorted(found)])
-        raise ConfigurationError(f"OTEL_TRACES_EXPORTER={name} is not installed. There are: {known}.")
-    exporter: SpanExporter = found[name].load()()
-    return exporter
+        raise ConfigurationError(
+            f"The exporter {name!r} of OTEL_{signal.upper()}_EXPORTER is not installed (pip install 'callboard[otlp]' brings those for "
+            f"OTLP). There are: {known}."
+        )
+    return found[name].load()()
