@@ -20,16 +20,17 @@ def instance_json(
         "input": status.input if show_input else None,
         "customStatus": status.custom_status,
         "output": status.output,
-        "createdTime": _seconds(status.created_time),
-        "lastUpdatedTime": _seconds(status.last_updated_time),
+        "createdTime": seconds(status.created_time),
+        "lastUpdatedTime": seconds(status.last_updated_time),
     }
     if status.version is not None:
         payload["version"] = status.version
     if (parked := status.parked) is not None:  # further lines say where the code was: see `folding`
         reason = parked.reason.partition("\n")[0]
-        payload["parked"] = {"kind": parked.kind, "reason": reason, "since": _seconds(parked.at)}
+        payload["parked"] = {"kind": parked.kind, "reason": reason, "since": seconds(parked.at)}
     return payload if history is None else {**payload, "historyEvents": history}
 
 
-def _seconds(moment: datetime) -> str:
+def seconds(moment: datetime) -> str:
+    """A time as Durable Functions writes it, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from callboard.client import Client
 from callboard.core.payloads import MAX_PAYLOAD
+from callboard.http.entities import EntityRoutes
 from callboard.http.guard import Guard
 from callboard.http.keys import Authentication, HttpKeys
 from callboard.http.messages import MessageRoutes
@@ -43,7 +44,8 @@ def create_http_app(
     app = FastAPI(title="Callboard", docs_url=None, redoc_url=None, redirect_slashes=False)
     get_client = client if callable(client) else lambda: client
     routes = Routes(get_client, body_limit=body_limit, server_timeout=server_timeout)
-    _add_routes(app, routes, MessageRoutes(get_client, routes, body_limit=body_limit))
+    messages = MessageRoutes(get_client, routes, body_limit=body_limit)
+    _add_routes(app, routes, messages, EntityRoutes(get_client, routes, body_limit=body_limit))
     _add_metrics(app, get_client, instruments)
     add_problem_answers(app)
     if "*" not in allowed_hosts:
@@ -62,7 +64,7 @@ def _add_metrics(app: FastAPI, client: Callable[[], Client], instruments: Sequen
     app.add_api_route("/metrics", metrics, methods=["GET"], operation_id="GET /metrics")
 
 
-def _add_routes(app: FastAPI, routes: Routes, messages: MessageRoutes) -> None:
+def _add_routes(app: FastAPI, routes: Routes, messages: MessageRoutes, entities: EntityRoutes) -> None:
     # An id takes any path, so that one that is not allowed is called that, and not a missing page.
     instance = f"{PREFIX}/instances/{{instance_id:path}}"
     for method, path, endpoint in (
@@ -84,10 +86,10 @@ def _add_routes(app: FastAPI, routes: Routes, messages: MessageRoutes) -> None:
         ("POST", f"{instance}/restart", routes.restart),
         ("GET", instance, routes.status),
         ("DELETE", instance, routes.purge),
-        ("GET", f"{PREFIX}/entities", routes.not_yet),
-        ("GET", f"{PREFIX}/entities/{{entity:path}}", routes.not_yet),
-        ("POST", f"{PREFIX}/entities/{{entity:path}}", routes.not_yet),
-        ("DELETE", f"{PREFIX}/entities/{{entity:path}}", routes.not_yet),
+        ("GET", f"{PREFIX}/entities", entities.list),
+        ("GET", f"{PREFIX}/entities/{{entity:path}}", entities.get),
+        ("POST", f"{PREFIX}/entities/{{entity:path}}", entities.signal),
+        ("DELETE", f"{PREFIX}/entities/{{entity:path}}", entities.delete),
         ("POST", f"{PREFIX}/makeprimary", routes.not_yet),
         ("GET", "/", routes.index),
         ("GET", "/healthz", routes.live),

@@ -107,15 +107,20 @@ def media_type(request: Request) -> str:
 
 async def json_body(request: Request, limit: int) -> Payload | None:
     """The body as JSON text; None if it is empty or ``null``."""
-    try:
-        text = (await _body(request, limit)).decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise RequestError(400, "The body is not UTF-8 text. Send JSON, encoded as UTF-8.") from None
+    text = (await text_body(request, limit)).strip()
     if text in ("", "null"):
         return None
     if not is_json(text):
         raise RequestError(400, f"The body is not valid JSON: {text[:64]!r}. Text must be in double quotes.")
     return text
+
+
+async def text_body(request: Request, limit: int) -> str:
+    """The body as text."""
+    try:
+        return (await _body(request, limit)).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError(400, "The body is not UTF-8 text. Send JSON, encoded as UTF-8.") from None
 
 
 async def no_body(request: Request, limit: int) -> None:

@@ -11,10 +11,12 @@ from starlette.exceptions import HTTPException
 
 from callboard.errors import (
     CallboardError,
+    EntityNotRegisteredError,
     InstanceAlreadyExistsError,
     InstanceNotFinishedError,
     InstanceNotFoundError,
     InstanceNotRunningError,
+    InvalidEntityIdError,
     InvalidInstanceIdError,
     InvalidPayloadError,
     MessageFailedError,
@@ -36,7 +38,9 @@ _STATUS: tuple[tuple[type[CallboardError], int], ...] = (
     (PayloadTooLargeError, 413),
     (InvalidPayloadError, 400),
     (InvalidInstanceIdError, 400),
+    (InvalidEntityIdError, 400),
     (OrchestrationNotRegisteredError, 400),
+    (EntityNotRegisteredError, 404),
     (RegistrationError, 400),
     (InstanceNotFoundError, 404),
     (InstanceNotFinishedError, 404),  # Durable Functions: nothing was purged
