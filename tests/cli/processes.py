@@ -48,6 +48,14 @@ async def slowly(seconds: float) -> None:
     Path("done").touch()
 
 
+@app.entity
+class Counter:
+    value: int = 0
+
+    def add(self, amount: int) -> None:
+        self.value += amount
+
+
 @app.orchestration
 async def order(context: OrchestrationContext, item: str) -> list[str]:
     return [await context.call_activity(pack, item), await context.call_activity(ship, item)]

@@ -10,7 +10,7 @@ import typer
 
 from callboard.activities import CONCURRENCY
 from callboard.app import App
-from callboard.cli import acting, conversing, looking, rejects
+from callboard.cli import acting, conversing, entities, looking, rejects
 from callboard.cli.embedded import DEFAULT_FOLDER, DataFolder
 from callboard.cli.listening import Listener
 from callboard.cli.loading import load_app
@@ -58,6 +58,7 @@ looking.add_to(commands)
 acting.add_to(commands)
 conversing.add_to(commands)
 rejects.add_to(commands)
+entities.add_to(commands)
 
 
 @commands.command()

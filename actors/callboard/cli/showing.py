@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from callboard.client import EntityMetadata
 from callboard.client.explaining import Explanation
 from callboard.core.folding import EventJson, timestamp
 from callboard.core.instances import InstanceRecord
@@ -128,6 +129,41 @@ def instances_table(records: Sequence[InstanceRecord], *, more: bool) -> Table:
             _text(_shown(record.created_time)),
             _text(_shown(record.last_updated_time)),
             _text(_excerpt(record.output or "")),
+        )
+    return table
+
+
+def entity_table(entity: EntityMetadata) -> Table:
+    """One entity, a row for each field."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    failure, last = entity.last_failure, entity.last_operation_time
+    rows: list[tuple[str, str | None]] = [
+        ("entity", str(entity.entity_id)),
+        ("state", _json(entity.state) if entity.exists else "none"),
+        ("last operation", _shown(last) if last is not None else None),
+        ("waiting", str(entity.backlog_queue_size)),
+        ("locked by", entity.locked_by),
+        ("last failure", f"{failure.error_type}: {failure.error_message}" if failure is not None else None),
+        ("parked", entity.parked.reason if entity.parked is not None else None),
+    ]
+    for name, value in rows:
+        if value is not None:
+            table.add_row(Text(name, style="dim"), _text(value))
+    return table
+
+
+def entities_table(entities: Sequence[EntityMetadata], *, more: bool) -> Table:
+    """Entities, a row for each."""
+    caption = "There are more: --top N shows more of them." if more else None
+    table = Table("entity", "last operation", "waiting", "locked by", "state", caption=caption)
+    for entity in entities:
+        last = entity.last_operation_time
+        table.add_row(
+            _text(str(entity.entity_id)),
+            _text(_shown(last) if last is not None else ""),
+            str(entity.backlog_queue_size or ""),
+            _text(entity.locked_by),
+            _text(_excerpt(_json(entity.state)) if entity.exists else "none"),
         )
     return table
 

@@ -132,39 +132,20 @@ class Entities:
 
     async def find(self, entity: EntityId, *, include_state: bool) -> EntityMetadata | None:
         loaded = await self._connection.submit(self._loads, entity.instance_id)
-        if loaded is None:
-            return None
-        state = _state(loaded)
-        if state.terminal:
-            return None
-        view = msgspec.structs.replace(state.view, state=await self._large.fetched(state.value))
-        record = msgspec.structs.replace(loaded.record, entity=view, parked=state.parked)
-        return self._metadata(record, include_state=include_state)
+        if loaded is not None and include_state:
+            loaded = await self._large.whole_instance(loaded)
+        return loaded_metadata(loaded, self._codec, include_state=include_state)
 
     async def page(
         self, which: EntityFilter, *, include_state: bool, limit: int, continuation: str | None
     ) -> EntitiesPage:
         page = await self._connection.hub.store.query_entities(which, limit=limit, continuation=continuation)
-        found = tuple(self._metadata(record, include_state=include_state) for record in page.records)
+        found = tuple(metadata(record, self._codec, include_state=include_state) for record in page.records)
         return EntitiesPage(entities=found, continuation=page.continuation)
 
     async def _load(self, instance_ids: Sequence[str]) -> list[LoadedInstance | None]:
         loaded = await load_instances(self._connection.hub.store, list(dict.fromkeys(instance_ids)))
         return [loaded.get(instance_id) for instance_id in instance_ids]
-
-    def _metadata(self, record: InstanceRecord, *, include_state: bool) -> EntityMetadata:
-        view = record.entity or EntityView()
-        place = state_place(record.instance_id, record.execution_id)
-        return EntityMetadata(
-            entity_id=EntityId.parse(record.instance_id),
-            exists=view.exists,
-            state=shown(self._codec, view.state, place) if include_state else None,
-            last_operation_time=view.last_operation,
-            backlog_queue_size=view.backlog,
-            locked_by=view.locked_by,
-            last_failure=view.last_failure,
-            parked=record.parked,
-        )
 
     # Cleaning up
 
@@ -231,3 +212,29 @@ def _holds(owner: LoadedInstance | None, lock: Caller) -> bool:
 
 def _state(loaded: LoadedInstance) -> EntityState:
     return EntityState.fold(loaded.record, loaded.commits)
+
+
+def metadata(record: InstanceRecord, codec: Codec, *, include_state: bool) -> EntityMetadata:
+    """What a record says of an entity."""
+    view = record.entity or EntityView()
+    place = state_place(record.instance_id, record.execution_id)
+    return EntityMetadata(
+        entity_id=EntityId.parse(record.instance_id),
+        exists=view.exists,
+        state=shown(codec, view.state, place) if include_state else None,
+        last_operation_time=view.last_operation,
+        backlog_queue_size=view.backlog,
+        locked_by=view.locked_by,
+        last_failure=view.last_failure,
+        parked=record.parked,
+    )
+
+
+def loaded_metadata(
+    loaded: LoadedInstance | None, codec: Codec, *, include_state: bool = True
+) -> EntityMetadata | None:
+    """What an entity's last commit says of it; None if there is none, or it has ended."""
+    if loaded is None or (state := _state(loaded)).terminal:
+        return None
+    record = msgspec.structs.replace(loaded.record, entity=state.view, parked=state.parked)
+    return metadata(record, codec, include_state=include_state)
