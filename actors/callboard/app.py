@@ -304,6 +304,7 @@ class App(Blueprint):
         encrypt: Whether every value is encrypted (AES-256-GCM); needs ``callboard[encryption]``.
         keys: What seals pickles and encrypts; None takes the hub's, which the command line reads from ``CALLBOARD_KEYS``.
         max_payload: Largest encoded value, in bytes; at most 64 MiB.
+        lifecycle_events: Whether workers tell of instances that start and end, on the topic exchange ``{hub}.events``.
     """
 
     def __init__(
@@ -320,8 +321,10 @@ class App(Blueprint):
         encrypt: bool = False,
         keys: Keys | None = None,
         max_payload: int = MAX_PAYLOAD,
+        lifecycle_events: bool = False,
     ) -> None:
         super().__init__()
+        self.lifecycle_events = lifecycle_events
         self.hub = check_hub(hub)
         if partitions is not None and not 1 <= partitions <= 1024:
             raise ConfigurationError(f"partitions={partitions} is not possible: use 1 to 1024.")

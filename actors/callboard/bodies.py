@@ -24,6 +24,7 @@ from callboard.core.events import (
     ExecutionTerminated,
     HistoryEvent,
     MessageAnswered,
+    MessagePublished,
     MessageReceived,
     MessageSent,
     NewOrchestrationStarted,
@@ -136,6 +137,7 @@ def estimated_size(events: Sequence[HistoryEvent]) -> int:
                 | MessageReceived()
                 | SubOrchestrationInstanceCreated()
                 | EventSent()
+                | MessagePublished()
                 | MessageSent()
                 | ExecutionTerminated()
                 | EntityOperationCalled()

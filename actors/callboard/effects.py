@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from callboard.announcing import Announcer
 from callboard.batching import Batcher
 from callboard.cancelling import Cancelling
 from callboard.core import effects as core
@@ -100,6 +101,7 @@ class Effects:
         replies: Replies,
         foreign: ForeignCalls,
         *,
+        announcer: Announcer,
         cancelling: Cancelling,
         post: Callable[[Letter], bool],
         ended: Callable[[Commit], None],
@@ -113,6 +115,7 @@ class Effects:
         self._timers = timers
         self._replies = replies
         self._foreign = foreign
+        self._announcer = announcer
         self._cancelling = cancelling
         self._post = post
         self._announce = ended
@@ -199,6 +202,7 @@ class Effects:
 
     def _carry_out(self, sending: Sending) -> None:
         commit = sending.commit
+        self._announcer.announce(commit, sending)
         for effect in core.derive(commit, self._routes.partitions):
             match effect:
                 case core.CallActivity(call):
@@ -208,6 +212,8 @@ class Effects:
                     self._cancelling.send(cancelled, sending.hold().sent)
                 case core.Tell(message):
                     self._tell(message, sending.hold())
+                case core.Publish(event):
+                    self._announcer.publish(commit, event, sending.hold().sent)
                 case core.SendReply(inbox, reply):
                     self._replies.answered(commit.instance_id, inbox, reply, sending.hold().sent)
                 case core.StartChild(record):

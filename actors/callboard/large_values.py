@@ -65,7 +65,7 @@ class LargeValues:
     """Keeps large values in the store, and fetches them."""
 
     def __init__(self, store: Store, host: Host) -> None:
-        self._store = store
+        self._store = self.store = store
         self._host = host
         self._fetching = asyncio.Semaphore(FETCHES)
 

@@ -14,6 +14,7 @@ import msgspec
 
 from callboard.activities import CONCURRENCY, ActivityRunner, DeadLetters
 from callboard.activities.values import Values
+from callboard.announcing import Announcer
 from callboard.app import App
 from callboard.build import worker_code
 from callboard.built_in import WithBuiltIn
@@ -209,6 +210,14 @@ class Worker:
             self.timers,
             replies,
             foreign,
+            announcer=Announcer(
+                hub.broker,
+                host,
+                self._codec,
+                LargeValues(hub.store, host),
+                hub.name,
+                lifecycle=self._app.lifecycle_events,
+            ),
             cancelling=Cancelling(hub.store, host, self.packer, self.worker_id, self._on_cancelled, ttl=options.lease),
             post=self._post,
             ended=self._on_ended,

@@ -20,6 +20,7 @@ from callboard.core.events import (
     EntityUnlockSent,
     EventSent,
     MessageAnswered,
+    MessagePublished,
     MessageSent,
     Payload,
     SubOrchestrationInstanceCreated,
@@ -159,6 +160,21 @@ class SendMessage(_Action, frozen=True, kw_only=True):
         return _message(self)
 
 
+class PublishMessage(_Action, frozen=True, kw_only=True):
+    exchange: str
+    key: str
+    input: Payload | None
+
+    def to_event(self, at: datetime) -> MessagePublished:
+        return MessagePublished(timestamp=at, event_id=self.id, exchange=self.exchange, key=self.key, input=self.input)
+
+    def matches(self, event: ActionEvent) -> bool:
+        return isinstance(event, MessagePublished) and (event.exchange, event.key) == (self.exchange, self.key)
+
+    def __str__(self) -> str:
+        return f"publishing {self.key!r} to {self.exchange!r}"
+
+
 class AnswerMessage(_Action, frozen=True, kw_only=True):
     message_id: str
     result: Payload | None = None
@@ -272,6 +288,7 @@ Action: TypeAlias = (
     | CreateTimer
     | SendEvent
     | SendMessage
+    | PublishMessage
     | AnswerMessage
     | CallEntity
     | SignalEntity
@@ -316,6 +333,8 @@ def describe_event(event: ActionEvent) -> str:
             return f"event {event.name!r} to {event.instance_id!r}"
         case MessageSent():
             return _message(event)
+        case MessagePublished():
+            return f"publishing {event.key!r} to {event.exchange!r}"
         case MessageAnswered():
             return f"the answer to message {event.message_id!r}"
         case _:

@@ -81,6 +81,11 @@ def message_place(instance_id: str, message_id: str, name: str) -> Place:
     return Place(instance_id, "", f"data of message {name!r} in message {message_id}")
 
 
+def published_place(instance_id: str, execution_id: str, action_id: int) -> Place:
+    """What an orchestration publishes for others, until it leaves."""
+    return Place(instance_id, execution_id, f"body of message {action_id}")
+
+
 def answer_place(instance_id: str, message_id: str, asker: Asker | None) -> Place:
     """The answer to a message or a query: an orchestration's question belongs to its task that waits."""
     if isinstance(asker, AskingTask):

@@ -91,6 +91,8 @@ class ContextHost(Protocol):
 
     def send_message(self, instance_id: str, name: str, value: object) -> None: ...
 
+    def publish(self, exchange: str, key: str, value: object) -> None: ...
+
     def ask_instance(self, instance_id: str, name: str, value: object, expected: Any) -> DurableTask[Any]: ...
 
     def on_message(self, name: str, function: Callable[..., Any], validator: Callable[..., Any] | None) -> None: ...
@@ -424,6 +426,16 @@ class OrchestrationContext(FamiliarContext, HttpContext):
     def send(self, instance_id: str, name: str, data: object = None) -> None:
         """Sends a message to another instance's handler, once this turn is durable; one that does not exist gets nothing."""
         self._host.send_message(instance_id, name, data)
+
+    def publish(self, exchange: str, routing_key: str, data: object = None) -> None:
+        """Publishes JSON for other services, once this turn is durable; at least once, under one message id.
+
+        Args:
+            exchange: A topic exchange, which is made if it is not there; empty: the queue that ``routing_key`` names.
+            routing_key: Words between dots.
+            data: What goes with it: a value that JSON can carry.
+        """
+        self._host.publish(exchange, routing_key, data)
 
     @overload
     def ask(self, instance_id: str, name: str, data: object = None, *, expected: type[T]) -> DurableTask[T]: ...

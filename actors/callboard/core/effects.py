@@ -25,6 +25,7 @@ from callboard.core.events import (
     ExecutionStarted,
     HistoryEvent,
     MessageAnswered,
+    MessagePublished,
     MessageSent,
     NewOrchestrationStarted,
     ParentInstance,
@@ -67,6 +68,10 @@ class Tell(msgspec.Struct, frozen=True):
     message: InstanceMessage
 
 
+class Publish(msgspec.Struct, frozen=True):
+    event: MessagePublished
+
+
 class SendReply(msgspec.Struct, frozen=True):
     inbox: str
     reply: Reply
@@ -101,7 +106,8 @@ class ClearExecutionTimers(msgspec.Struct, frozen=True):
 
 
 Effect: TypeAlias = (
-    CallActivity
+    Publish
+    | CallActivity
     | CancelActivities
     | StartChild
     | Tell
@@ -140,6 +146,8 @@ def _effects_of(  # noqa: PLR0911 - one for each event
             return (SetTimer(event.event_id, event),)
         case EventSent():
             return (Tell(_event(commit, event)),)
+        case MessagePublished():
+            return (Publish(event),)
         case MessageSent():
             return (Tell(_message(commit, event)),)
         case MessageAnswered():

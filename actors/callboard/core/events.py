@@ -17,6 +17,7 @@ stored: a commit's ``at`` is the timestamp of its ``OrchestratorStarted``.
 | MessageReceived                     | a message for one of the code's handlers arrived              |
 | MessageAnswered                     | a handler answered, or will not any more                      |
 | MessageSent                         | the code sent a message to another instance, or asked it      |
+| MessagePublished                    | the code published something for other services               |
 | AnswerReceived                      | the answer to what it asked arrived                           |
 | ExecutionSuspended / Resumed        | an operator paused the execution, let it go on                |
 | ExecutionTerminated                 | an operator ended it                                          |
@@ -230,6 +231,13 @@ class EventSent(_Event, frozen=True, kw_only=True):
     input: Payload | None = None
 
 
+class MessagePublished(_Event, frozen=True, kw_only=True):
+    event_id: int
+    exchange: str
+    key: str
+    input: Payload | None = None
+
+
 class EventRaised(_Event, frozen=True, kw_only=True):
     message_id: str
     name: str
@@ -421,6 +429,7 @@ ActionEvent: TypeAlias = (
     | EventSent
     | MessageSent
     | MessageAnswered
+    | MessagePublished
     | ToEntityEvent
 )
 

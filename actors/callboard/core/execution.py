@@ -29,6 +29,7 @@ from callboard.core.actions import (
     CreateTimer,
     Failed,
     Outcome,
+    PublishMessage,
     SendEvent,
     SendMessage,
 )
@@ -47,6 +48,7 @@ from callboard.core.codec import (
     message_place,
     next_input_place,
     output_place,
+    published_place,
     result_place,
 )
 from callboard.core.context import DurableTask, OrchestrationContext
@@ -87,6 +89,7 @@ from callboard.core.retrying import Attempt, Call, RetriedCall, RetryStrategy
 from callboard.errors import (
     CallboardError,
     EntityOperationFailedError,
+    InvalidPayloadError,
     ReadOnlyError,
     TaskFailedError,
 )
@@ -95,6 +98,8 @@ T = TypeVar("T")
 
 #: Durable Functions' namespace for ``new_guid`` (DTFx ``TaskOrchestrationContext``).
 _UUID_NAMESPACE = uuid.UUID("9e952958-5e33-4daf-827f-2fa12937b875")
+#: Longest name of an exchange, a routing key or a foreign queue, in bytes (AMQP's).
+MAX_FOREIGN_NAME = 255
 _MILLISECOND = timedelta(milliseconds=1)
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -493,6 +498,16 @@ class Execution:
         action_id = next(self._ids)
         place = event_place(instance_id, sent_message_id(self.execution_id, action_id), name)
         self._ask(SendEvent(id=action_id, instance_id=instance_id, name=name, input=self._codec.seal(content, place)))
+
+    def publish(self, exchange: str, key: str, value: object) -> None:
+        for what, name in (("exchange", exchange), ("routing key", key)):
+            if len(payloads.text(name, f"The name of the {what}").encode()) > MAX_FOREIGN_NAME:
+                raise InvalidPayloadError(f"The {what} has more than {MAX_FOREIGN_NAME} bytes: {name[:64]!r}.")
+        content = payloads.encode(value, f"What is published as {key!r}")
+        action_id = next(self._ids)
+        place = published_place(self.instance_id, self.execution_id, action_id)
+        sealed = self._codec.seal(content, place)
+        self._ask(PublishMessage(id=action_id, exchange=exchange, key=key, input=sealed))
 
     def send_message(self, instance_id: str, name: str, value: object) -> None:
         self._send_message(instance_id, name, value, asks=False)

@@ -33,6 +33,7 @@ from callboard.core.events import (
     ExecutionTerminated,
     HistoryEvent,
     MessageAnswered,
+    MessagePublished,
     MessageReceived,
     MessageSent,
     NewOrchestrationStarted,
@@ -139,6 +140,8 @@ def _fields(event: HistoryEvent) -> EventJson:  # noqa: C901, PLR0911, PLR0912 -
             return {"FireAt": timestamp(event.fire_at)}
         case EventRaised() | MessageReceived():
             return {"Name": event.name, **_input(event.input)}
+        case MessagePublished():
+            return {"Exchange": event.exchange, "Key": event.key, **_input(event.input)}
         case MessageAnswered():
             return {"MessageId": event.message_id, **_answer(event)}
         case AnswerReceived():

@@ -17,6 +17,7 @@ from callboard.core.codec import (
     moved,
     operation_place,
     output_place,
+    published_place,
     result_place,
     task_input_place,
 )
@@ -33,6 +34,7 @@ from callboard.core.events import (
     ExecutionStarted,
     HistoryEvent,
     MessageAnswered,
+    MessagePublished,
     MessageReceived,
     MessageSent,
     NewOrchestrationStarted,
@@ -85,6 +87,8 @@ def event_value(event: HistoryEvent, instance_id: str, execution_id: str) -> tup
         case MessageSent():
             message_id = sent_message_id(execution_id, event.event_id)
             found = "input", event.input, message_place(event.instance_id, message_id, event.name)
+        case MessagePublished():
+            found = "input", event.input, published_place(instance_id, execution_id, event.event_id)
         case MessageReceived():
             found = "input", event.input, message_place(instance_id, event.message_id, event.name)
         case MessageAnswered():
