@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from callboard.core.context import OrchestrationContext
     from callboard.core.instances import Commit
     from callboard.core.messages import InstanceMessage
+    from callboard.core.retrying import RetryContext
 
 Node: TypeAlias = tuple[Any, ...]
 
-_LEAVES = ("call", "call", "call", "child", "timer", "sleep", "event", "send", "status", "identity")
+_LEAVES = (
+    "call", "call", "call", "child", "timer", "sleep", "event", "send", "retried", "limited", "status", "identity",
+)  # fmt: skip
 _BRANCHES = (
     "seq", "seq", "gather", "gather", "wait", "completed", "group", "timeout", "spawn", "retry", "try", "finally", "poll",
+    "all", "any",
 )  # fmt: skip
 _NAMES = ("Door", "bell", "DOOR", "Bell")
 
@@ -86,8 +90,10 @@ class Program:
         match random.choice(_LEAVES):
             case "call" | "child" as what:
                 return what, seconds, random.random() < 0.2, random.randrange(10)
-            case "event":
-                return "event", random.choice(_NAMES), random.choice((0, 1, 4))
+            case "retried":
+                return "retried", seconds, random.random() < 0.6, random.randrange(1, 4)
+            case "event" | "limited" as what:
+                return what, random.choice(_NAMES), random.choice((0, 1, 4))
             case "send":
                 return "send", random.choice(_NAMES)
             case "identity":
@@ -112,6 +118,18 @@ class Program:
                 return what, self._node(random, depth - 1), self._node(random, depth - 1)
             case what:
                 return what, self._nodes(random, depth)
+
+
+class Doubling:
+    """Retries after 1, 2, 4 … seconds."""
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+
+    def delay_after(self, attempt: RetryContext) -> timedelta | None:
+        if attempt.failure is None or attempt.attempt_number >= self.attempts:
+            return None
+        return timedelta(seconds=2 ** (attempt.attempt_number - 1))
 
 
 class Run:
@@ -160,6 +178,12 @@ class Run:
         except TimeoutError:
             return "nobody"
 
+    async def _limited(self, name: str, limit: int) -> Any:
+        return await self.context.wait_for_external_event(name, timeout=limit, default="nobody")
+
+    async def _retried(self, delay: int, fails: bool, attempts: int) -> Any:
+        return await self.context.call_activity("work", [delay, fails, attempts], retry=Doubling(attempts))
+
     async def _send(self, name: str) -> None:
         self.context.send_event(self.context.instance_id, name, "from myself")
 
@@ -199,6 +223,16 @@ class Run:
             except Exception as error:
                 results.append(type(error).__name__)
         return results
+
+    async def _all(self, nodes: list[Node]) -> list[str]:
+        return [str(result) for result in await self.context.task_all([self.play(node) for node in nodes])]
+
+    async def _any(self, nodes: list[Node]) -> str:
+        tasks = self._tasks(nodes)
+        winner = await self.context.task_any(tasks)
+        for task in tasks[::2]:
+            task.cancel()
+        return _ended(winner)
 
     async def _group(self, nodes: list[Node]) -> list[str]:
         async with asyncio.TaskGroup() as group:

@@ -272,7 +272,7 @@ class Listener:
             (random.choice((0.0, 0.5, 1.0, 2.0, 3.0, 5.0)), random.choice(("Door", "door", "bell", "BELL")), number)
             for number in range(random.randrange(12))
         )
-        self.pauses = [(1.0, 2.5)] if random.random() < 0.3 else []
+        self.pauses = [(1.0, 2.5)] if self.rounds == 1 and random.random() < 0.5 else []
 
     def world(self) -> World:
         instance = Instance(self.program, {"round": 1, "heard": []})

@@ -187,6 +187,21 @@ def test_a_child_hangs_under_the_span_of_its_call() -> None:
     assert whole.context.span_id != call.context.span_id
 
 
+def test_what_is_started_for_itself_hangs_under_a_span_of_its_own() -> None:
+    async def starts(context: OrchestrationContext) -> None:
+        await context.call_activity("one")
+        context.start_new_orchestration("audit", version="2")
+
+    instance = traced(starts)
+    spans = instance.take(instance.result(0))
+    assert shown(spans) == [
+        ("client", "activity:one"), ("producer", "create_orchestration:audit@(2)"), ("server", "orchestration:program"),
+    ]  # fmt: skip
+    (start,) = effects(instance.commits[-1], StartChild)
+    assert start.record.trace == spans[1].context
+    assert spans[1].attributes["durabletask.task.instance_id"] == start.record.instance_id
+
+
 async def eternal(context: OrchestrationContext) -> None:
     await context.wait_for_external_event("next")
     context.continue_as_new()
