@@ -42,7 +42,7 @@ def test_a_worker_and_the_api_in_processes_of_their_own(folder: Path, servers: d
     with running(folder, "worker", "shop:app", **servers) as worker:
         ready = worker.until_says(r"Worker (\w+) is ready: hub '(\w+)', (.*)\.")
         assert ready.group(2) == servers["CALLBOARD_HUB"]
-        assert ready.group(3) == "orchestrations and activities of queue default, trucks"
+        assert ready.group(3) == "orchestrations and activities of queue builtin, default, trucks"
         with serving(folder, "serve", "shop:app", **servers) as (server, url):
             assert ask("POST", f"{url}/api/orchestrators/order/one?timeout=30", "tea")[0] == 200
             assert ask("POST", f"{url}/api/orchestrators/unknown")[0] == 400
