@@ -7,6 +7,7 @@ import sys
 
 from callboard.cli.commands import commands
 from callboard.cli.problems import CommandError, say_problem
+from callboard.cli.secrets import read_secrets
 from callboard.errors import CallboardError
 
 __all__ = ["main"]
@@ -17,6 +18,7 @@ log = logging.getLogger("callboard.cli")
 def main() -> None:
     """Runs the command line and exits. People get sentences, never a stack trace of ours."""
     try:
+        read_secrets()
         commands(prog_name="callboard")
     except CommandError as error:
         say_problem(str(error))
