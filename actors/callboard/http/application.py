@@ -14,8 +14,8 @@ from callboard.http.entities import EntityRoutes
 from callboard.http.guard import Guard
 from callboard.http.keys import Authentication, HttpKeys
 from callboard.http.messages import MessageRoutes
+from callboard.http.paths import PREFIX
 from callboard.http.problems import add_problem_answers
-from callboard.http.replies import PREFIX
 from callboard.http.routes import Routes
 from callboard.http.tracing import TraceHeaders
 from callboard.instruments import Instrument, client_instruments

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from callboard.errors import ConfigurationError
+from callboard.http.paths import PREFIX
 from callboard.http.problems import problem
 
 #: Each may do what those before it may: look; start, send and control; delete.
@@ -28,7 +29,8 @@ CODE: Final = "callboard.code"
 
 _ROLES: Final[tuple[Role, ...]] = get_args(Role)
 _OPEN: Final = ("/healthz", "/readyz")
-_READING_POST: Final = re.compile(r"/instances/[^/]+/query/", re.IGNORECASE)
+#: From the beginning: names of events and messages may look like paths.
+_READING_POST: Final = re.compile(rf"{re.escape(PREFIX)}/instances/[^/]+/query/[^/]+$", re.IGNORECASE)
 
 
 class HttpKeys:
@@ -110,7 +112,7 @@ def needed(method: str, path: str) -> Role | None:
     """The least role that a request needs; None: nobody needs a key for it."""
     if path in _OPEN:
         return None
-    if method in ("GET", "HEAD", "OPTIONS") or _READING_POST.search(path):
+    if method in ("GET", "HEAD", "OPTIONS") or _READING_POST.match(path):
         return "read"
     return "admin" if method == "DELETE" or path.lower().endswith("/makeprimary") else "operate"
 

@@ -9,9 +9,8 @@ import msgspec
 from fastapi import Request, Response
 
 from callboard.http.keys import CODE
+from callboard.http.paths import PREFIX
 
-#: Where Durable Functions keeps its API, and so do we.
-PREFIX = "/runtime/webhooks/durabletask"
 #: When to look again after a start, and while an instance runs, in seconds.
 LOOK_AFTER_START, LOOK_AGAIN = "10", "5"
 

@@ -14,10 +14,10 @@ from callboard.core import folding
 from callboard.core.payloads import text as valid_text
 from callboard.errors import CallboardError, InstanceNotFinishedError, InstanceNotFoundError
 from callboard.http.asking import MAX_EVENT_NAME, Query, json_body, media_type, no_body
+from callboard.http.paths import PREFIX
 from callboard.http.problems import RequestError, problem
 from callboard.http.replies import (
     LOOK_AGAIN,
-    PREFIX,
     create_check_status_response,
     json_response,
     root_url,
