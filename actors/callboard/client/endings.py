@@ -98,6 +98,12 @@ class Endings:
 
     async def _follow(self) -> None:
         """While anyone waits: asks a partition's new owner, who was never told what the last one knew."""
+        try:
+            await self._ask_new_owners()
+        finally:
+            self._following = None
+
+    async def _ask_new_owners(self) -> None:
         routes = self._connection.routes
         owners = [routes.owner(number) for number in range(routes.partitions)]
         while self._waiting:
@@ -108,7 +114,6 @@ class Endings:
             owners = [routes.owner(number) for number in range(routes.partitions)]
             await self._connection.host.sleep(VIEW_AGE)
             await self._connection.refresh_routes()
-        self._following = None
 
 
 async def _notified(notice: asyncio.Event) -> bool:
