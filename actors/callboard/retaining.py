@@ -52,7 +52,7 @@ class Retention:
 
     async def run(self) -> None:
         """Deletes until cancelled."""
-        while self._retention:
+        while True:
             await self._host.sleep(EVERY * (0.5 + self._host.random()))
             try:
                 for status, age in self._retention.items():

@@ -316,7 +316,7 @@ class Worker:
             ("turns", self.turns.run),
             ("timers", self.timers.run),
             ("sweeper", self.sweeper.run),
-            ("retention", self.retention.run),
+            *([("retention", self.retention.run)] if self.options.retention else []),
             ("activities", self.activities.run),
             ("activity limits", self.activities.limits.run),
             ("second chances", self._second_chances.run),
